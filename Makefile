@@ -1,0 +1,36 @@
+# Everything runs in a project-local .venv built from the pins of constraints.txt.
+# `make demo` and `make test` set themselves up on a machine that has python3 (3.11 or later), make and a C compiler.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO ?= demo
+
+.PHONY: demo test test-slow lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bm3d,effnet]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/osteojax prep --source=phantom --out=$(DEMO)/data --config=configs/prep_demo.py
+	$(BIN)/osteojax train --config=configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data
+	$(BIN)/osteojax evaluate --workdir=$(DEMO)/run
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bm3d.py
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,1 @@
+"""Offline data preparation: pixels on disk to ArrayRecord shards. Imports nothing of osteojax."""

@@ -1,0 +1,1 @@
+"""osteojax: bone-health classification from plain radiographs in JAX."""

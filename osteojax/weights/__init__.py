@@ -1,0 +1,1 @@
+"""ImageNet weights of any origin, read safely and converted to the project's own layout."""

@@ -1,0 +1,23 @@
+"""Shared by all tests: eight simulated devices, one place that finds ../shared."""
+
+import os
+from pathlib import Path
+
+# Before anything imports jax: the sharding tests need several devices on one CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    ).strip()
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights, or a skip that says that it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data: {SHARED} does not exist")
+    return SHARED
