@@ -110,7 +110,7 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
         if (textured & ~near).sum() > max(0.02 * total, 16 * _MIN_COEFFICIENTS):
             usable = textured & ~near
 
-    coefficients = _diagonal_detail(x)[_all_inside(usable)]
+    coefficients = diagonal_detail(x)[_all_inside(usable)]
     sigma = float(np.median(np.abs(coefficients))) / _NORMAL_MAD if coefficients.size else 0.0
     sigma_psd, psd_ratio, psd_limit = _spectral(x, usable)
 
@@ -187,19 +187,27 @@ def _excess(distance: np.ndarray, at_limit: np.ndarray) -> int:
     return max(count - int((beyond == beyond.min()).sum()), 0)
 
 
-def _diagonal_detail(x: np.ndarray) -> np.ndarray:
-    """Finest diagonal (HH) db2 coefficients whose support lies wholly inside the image."""
+def diagonal_detail(x: np.ndarray) -> np.ndarray:
+    """Finest diagonal (HH) db2 wavelet coefficients whose support lies wholly inside the image.
+
+    Args:
+      x: (height, width), floating point.
+
+    Returns:
+      (max(0, height // 2 - 1), max(0, width // 2 - 1)) of x's dtype; coefficient (i, j) rests on the 4x4
+      pixels from (2i, 2j). White noise keeps its standard deviation.
+    """
     for _ in range(2):
-        n = (x.shape[0] - 4) // 2 + 1 if x.shape[0] >= 4 else 0
+        n = max(0, x.shape[0] // 2 - 1)
         rows = (g * x[j : j + 2 * n : 2][:n] for j, g in enumerate(_DB2_HIGHPASS))
-        x = sum(rows, start=np.zeros((n, x.shape[1]), np.float32)).T
+        x = sum(rows, start=np.zeros((n, x.shape[1]), x.dtype)).T
     return x
 
 
 def _all_inside(usable: np.ndarray) -> np.ndarray:
-    """Which coefficients of `_diagonal_detail` rest on usable pixels only."""
+    """Which coefficients of `diagonal_detail` rest on usable pixels only."""
     for _ in range(2):
-        n = (usable.shape[0] - 4) // 2 + 1 if usable.shape[0] >= 4 else 0
+        n = max(0, usable.shape[0] // 2 - 1)
         usable = np.logical_and.reduce([usable[j : j + 2 * n : 2][:n] for j in range(4)]).T
     return usable
 
