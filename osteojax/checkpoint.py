@@ -1,0 +1,197 @@
+"""Orbax checkpoints: all that a run needs to go on exactly, or to be evaluated anywhere.
+
+One composite checkpoint per step. `params`, `batch_stats`, `ema` and `opt_state` are arrays; `record` is JSON: the
+config, the preprocessing of the data, class names, dataset fingerprint, position of the data iterator, early
+stopping, and a checksum of every array. Orbax writes in the background and commits by renaming, so an interrupted
+save never looks like a checkpoint; but it does not notice a bit that flipped on disk. The checksums do.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from data_prep.errors import UserError
+from osteojax.step import TrainState
+
+ARRAYS = ("params", "batch_stats", "ema", "opt_state")
+INFERENCE = ("params", "batch_stats", "ema")
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose arrays are not the ones that were saved."""
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+    def of(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
+        bits = bits.astype(jnp.uint32).ravel()
+        # Odd weights: a single flipped bit changes the sum, wherever it is. Integer sums do not depend on the order,
+        # hence not on how many devices hold the array.
+        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return jax.tree.map(of, tree)
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices."""
+    leaves = jax.tree_util.tree_leaves_with_path(_checksums(tree))
+    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}
+
+
+def is_better(mode: str, value: float, best: float | None) -> bool:
+    """Whether `value` beats `best` where `mode` is "max" or "min"; anything beats None."""
+    return best is None or (value > best if mode == "max" else value < best)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they lie, a folder per step.
+        metric: name of the validation metric that ranks them; None for reading only.
+        mode: "max" or "min".
+        keep: how many of the newest are kept, beside the best.
+    """
+
+    def __init__(
+        self, directory: Path, *, metric: str | None = None, mode: str = "max", keep: int = 2
+    ) -> None:
+        self._directory = directory.absolute()
+        self._metric, self._mode = metric, mode
+        writing = metric is not None
+        value = (lambda metrics: metrics[metric]) if writing else (lambda metrics: 0.0)
+        best = preservation_policy.BestN(
+            get_metric_fn=value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
+        )
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=value,
+                best_mode=mode,
+                preservation_policy=preservation_policy.AnyPreservationPolicy(
+                    [preservation_policy.LatestN(n=keep), best]
+                ),
+                cleanup_tmp_directories=writing,
+                create=writing,
+                read_only=not writing,
+                enable_async_checkpointing=writing,
+            ),
+        )
+
+    def save(self, state: TrainState, record: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
+        """Starts saving; returns once the arrays are copied. An error of an earlier save is raised here.
+
+        `metrics` are the validation metrics of this very step, or None where it was not evaluated.
+        """
+        arrays = {name: getattr(state, name) for name in ARRAYS if getattr(state, name) is not None}
+        record = {
+            **record,
+            "step": int(state.step),
+            "checksums": {name: checksums(tree) for name, tree in arrays.items()},
+        }
+        self._manager.save(
+            record["step"],
+            args=ocp.args.Composite(
+                record=ocp.args.JsonSave(record),
+                **{
+                    name: ocp.args.StandardSave(tree)
+                    for name, tree in arrays.items()
+                    if jax.tree.leaves(tree)
+                },
+            ),
+            metrics=dict(metrics) if metrics is not None else None,
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the committed checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int:
+        """The step that validation ranks first; the newest where none was validated.
+
+        Raises:
+            UserError: there is no checkpoint.
+        """
+        best = None
+        for step in self.steps():
+            ranking = self.record(step)["ranking"]
+            if ranking["step"] == step and is_better(ranking["mode"], ranking["value"], best and best[1]):
+                best = (step, ranking["value"])
+        if best is None:
+            return self._newest()
+        return best[0]
+
+    def _newest(self) -> int:
+        if not self.steps():
+            raise UserError(
+                f"no checkpoint in {self._directory}; train first, or check the path of the workdir"
+            )
+        return self.steps()[-1]
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The JSON part of the checkpoint of a step.
+
+        Raises:
+            DamagedCheckpoint: it cannot be read.
+        """
+        return self._read(step, record=ocp.args.JsonRestore())["record"]
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # Orbax and TensorStore raise bare Exceptions for what they cannot read
+            raise DamagedCheckpoint(
+                f"checkpoint {self._directory}/{step} cannot be read: {_first_line(error)}"
+            ) from error
+
+    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """The named arrays of a step, laid out and typed as the `jax.ShapeDtypeStruct`s of `like`.
+
+        Raises:
+            DamagedCheckpoint: they cannot be read, or are not what was saved.
+        """
+        record = self.record(step)
+        held = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}
+        restored = self._read(step, **{name: ocp.args.StandardRestore(tree) for name, tree in held.items()})
+        arrays = {name: restored[name] if name in held else tree for name, tree in like.items()}
+        for name in held:
+            if checksums(arrays[name]) != record["checksums"][name]:
+                raise DamagedCheckpoint(
+                    f"checkpoint {self._directory}/{step}: the arrays of {name!r} are not those that were saved"
+                )
+        return arrays
+
+    def set_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again and nothing is lost."""
+        if jax.process_index() == 0:
+            aside = self._directory.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(aside / f"{step}-{time.time_ns()}")
+        multihost_utils.sync_global_devices("damaged checkpoint set aside")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Returns when every save is committed; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the manager."""
+        self.wait()
+        self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def shapes_on(tree: Any, shardings: Any) -> Any:
+    """Shapes and dtypes of a tree with the given shardings: what `Checkpoints.restore` wants."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)

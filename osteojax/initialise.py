@@ -1,0 +1,60 @@
+"""From a config to a model with its starting weights, and the honest word on where they came from."""
+
+import logging
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+
+from data_prep.errors import UserError
+from osteojax import models, weights
+
+log = logging.getLogger(__name__)
+
+POLICIES = ("imagenet", "imagenet_or_random", "random")
+
+
+def build(config: ml_collections.ConfigDict, architecture: str, classes: int) -> nnx.Module:
+    """The model of a config with random weights; `config.seed` determines them."""
+    return models.create(
+        architecture,
+        num_classes=classes,
+        in_channels=1,
+        dtype=jnp.dtype(config.model.dtype),
+        rngs=nnx.Rngs(config.seed),
+    )
+
+
+def initialise(config: ml_collections.ConfigDict, classes: int) -> tuple[nnx.Module, dict[str, Any]]:
+    """The model at step 0 and the record of its origin: `architecture`, `init` and, where there are some, `weights`.
+
+    `config.init` is a policy: `imagenet` insists on pretrained weights; `imagenet_or_random` falls back first on
+    `config.model.fallback` (another architecture, with its default weights) and then on random ones; `random`.
+
+    Raises:
+        UserError: an unknown policy, or `imagenet` and the weights cannot be had.
+    """
+    if config.init not in POLICIES:
+        raise UserError(f"init={config.init!r} is not one of {', '.join(POLICIES)}")
+    architecture = config.model.name
+    if config.init == "random":
+        return build(config, architecture, classes), {"architecture": architecture, "init": "random"}
+
+    candidates = [(architecture, config.weights or None)]
+    if config.init == "imagenet_or_random" and config.model.fallback:
+        candidates.append((config.model.fallback, None))
+    for name, source in candidates:
+        try:
+            found = weights.load(source, name)
+        except weights.Unavailable as error:
+            if config.init == "imagenet":
+                raise
+            log.warning("no ImageNet weights for %s: %s", name, error)
+            continue
+        model = build(config, name, classes)
+        weights.apply(model, found, head="reset")
+        log.info("%s starts from ImageNet weights: %s", name, found.provenance["source"])
+        return model, {"architecture": name, "init": "imagenet", "weights": found.provenance}
+    log.warning("%s starts from RANDOM weights: this is not transfer learning", architecture)
+    return build(config, architecture, classes), {"architecture": architecture, "init": "random"}
