@@ -1,1 +1,5 @@
-"""ImageNet weights of any origin, read safely and converted to the project's own layout."""
+"""ImageNet weights: read from untrusted files of many origins, converted, checked, put into a model."""
+
+from osteojax.weights.weights_file import WeightsFile, apply, load
+
+__all__ = ["WeightsFile", "apply", "load"]

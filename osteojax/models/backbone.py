@@ -1,0 +1,99 @@
+"""What all architectures share: stem, four stages, head, each callable alone."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from osteojax.models.layers import Linear
+from osteojax.models.pool import global_avg_pool
+
+STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+MIN_SIZE = 32
+"""Pixels: every architecture here halves the image five times."""
+
+
+class Stage(nnx.Module):
+    """Blocks in a row, each called as `block(h, mask)`."""
+
+    def __init__(self, blocks: list[nnx.Module]) -> None:
+        self.blocks = nnx.List(blocks)
+
+    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) -> (B, H', W', C'); `mask` (B,) as in `BatchNorm`."""
+        for block in self.blocks:
+            h = block(h, mask)
+        return h
+
+
+class PoolHead(nnx.Module):
+    """Global average pooling and one linear layer, both in float32."""
+
+    def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.fc = Linear(in_features, num_classes, rngs=rngs)
+
+    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) -> logits (B, num_classes) float32."""
+        return self.fc(global_avg_pool(h))
+
+
+class Backbone(nnx.Module):
+    """A classifier in six parts: `stem`, `stage1` to `stage4`, `head`.
+
+    Stages are cut by resolution: `stem` leaves 1/4 of the input's side or, in architectures whose first
+    stage pools, 1/2; `stage1` to `stage4` leave 1/4, 1/8, 1/16 and 1/32. A parameter's path starts with its
+    part's name, so `stage3` freezes about the same share of any architecture.
+
+    Attributes:
+        arch: the registry's name, so that weights of another architecture with equal shapes (v1 against v1.5
+            strides) are refused.
+    """
+
+    def __init__(self, arch: str, stem: nnx.Module, stages: list[nnx.Module], head: nnx.Module) -> None:
+        self.arch = arch
+        self.stem = stem
+        self.stage1, self.stage2, self.stage3, self.stage4 = stages
+        self.head = head
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Logits (B, num_classes) float32 of images x.
+
+        Args:
+            x: (B, H, W, in_channels) in [0, 1]; H and W at least 32. Normalisation by the mean and std that
+                the weights expect happens inside.
+            mask: (B,) of 0 and 1; rows with 0 do not enter batch-norm statistics.
+
+        Raises:
+            ValueError: wrong number of axes or channels, or an image below 32 pixels.
+        """
+        return self.from_features(x, start="stem", mask=mask)
+
+    def features(self, x: jax.Array, upto: str = "stage4", mask: jax.Array | None = None) -> jax.Array:
+        """Activations (B, H', W', C) in the compute dtype after the part `upto`, from images x."""
+        return self._run(x, STAGES[: _position(upto) + 1], mask)
+
+    def from_features(self, h: jax.Array, start: str = "head", mask: jax.Array | None = None) -> jax.Array:
+        """Logits from the input h of the part `start`: what `features` returns for the part before it."""
+        return self._run(h, STAGES[_position(start) :], mask)
+
+    def _run(self, h: jax.Array, parts: tuple[str, ...], mask: jax.Array | None) -> jax.Array:
+        if parts[0] == "stem" and (h.ndim != 4 or min(h.shape[1:3]) < MIN_SIZE):
+            raise ValueError(f"images are (B, H, W, C) with H and W at least {MIN_SIZE}, not {h.shape}")
+        for part in parts:
+            h = getattr(self, part)(h, mask)
+        return h
+
+
+def stages(model: Backbone) -> tuple[str, ...]:
+    """The names of the model's top-level parts in the order of execution."""
+    return tuple(part for part in STAGES if hasattr(model, part))
+
+
+def _position(part: str) -> int:
+    if part not in STAGES:
+        raise ValueError(f"no part {part!r}; there are {', '.join(STAGES)}")
+    return STAGES.index(part)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6)."""
+    return jnp.clip(x, 0, 6)

@@ -1,0 +1,89 @@
+"""Batch normalisation as in PyTorch: masked, over the global batch or over virtual device groups."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class BatchNorm(nnx.Module):
+    """Normalises the last axis of (B, ..., C); statistics over all other axes.
+
+    Ioffe and Szegedy 2015, algorithm 1 and 2, with the conventions of `torch.nn.BatchNorm2d`: `momentum` is
+    the weight of the *new* statistic, the biased variance normalises, the unbiased one enters `var`.
+    Statistics are float32 whatever the dtype of the input. Under `jax.jit` with a batch sharded over a mesh
+    the statistics are those of the global batch; `groups=n` gives each of n equal slices of the batch its
+    own (what unsynchronised data parallelism on n devices computes) and averages them into the running
+    statistics.
+
+    Attributes:
+        scale, bias: (C,) float32 parameters.
+        mean, var: (C,) float32 running statistics.
+        use_running_average: True normalises by the running statistics and leaves them alone. Switched for a
+            part of a model with `part.set_attributes(BatchNorm, use_running_average=True)`, for all of it
+            with `model.eval()` and `model.train()`.
+    """
+
+    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1, groups: int = 1) -> None:
+        self.scale = nnx.Param(jnp.ones(features, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
+        self.eps = eps
+        self.momentum = momentum
+        self.groups = groups
+        self.use_running_average = False
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """The inference-mode normalisation as one multiply-add: `x * factor + offset`, each (C,) float32."""
+        return self._affine(self.mean[...], self.var[...])
+
+    def _affine(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.eps)
+        return factor, self.bias[...] - mean * factor
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Normalises x (B, ..., C) and, in training mode, updates the running statistics.
+
+        Args:
+            x: (B, ..., C) of any float dtype; the result has the same.
+            mask: (B,) of 0 and 1; rows with 0 (the padding of an uneven batch) do not enter the statistics. A
+                group (or batch) with no row left normalises by the running statistics and does not change
+                them.
+
+        Raises:
+            ValueError: the batch does not divide into `groups`.
+        """
+        if self.use_running_average:
+            factor, offset = self.affine()
+            return (x * factor + offset).astype(x.dtype)
+
+        batch, features = x.shape[0], x.shape[-1]
+        if batch % self.groups:
+            raise ValueError(f"a batch of {batch} does not divide into {self.groups} batch-norm groups")
+        grouped = x.reshape(self.groups, batch // self.groups, -1, features)
+        positions = grouped.shape[2]
+        # One pass over memory: moments about the running mean, which is near the batch's, so that the
+        # subtraction below does not cancel (it would about zero, where |mean| >> std).
+        pivot = jax.lax.stop_gradient(self.mean[...])
+        centred = grouped.astype(jnp.float32) - pivot
+        if mask is None:
+            count = jnp.full((self.groups, 1), (batch // self.groups) * positions, jnp.float32)
+            total, total_sq = centred.sum((1, 2)), jnp.square(centred).sum((1, 2))
+        else:
+            weight = mask.reshape(self.groups, -1, 1, 1).astype(jnp.float32)
+            count = weight.sum((1, 2)) * positions
+            total, total_sq = (centred * weight).sum((1, 2)), (jnp.square(centred) * weight).sum((1, 2))
+        some = count > 0
+        shift = total / jnp.maximum(count, 1)
+        biased = jnp.maximum(total_sq / jnp.maximum(count, 1) - jnp.square(shift), 0)
+        mean = jnp.where(some, shift + pivot, self.mean[...])
+        var = jnp.where(some, biased, self.var[...])
+
+        factor, offset = self._affine(mean, var)
+        y = (grouped * factor[:, None, None] + offset[:, None, None]).astype(x.dtype)
+
+        unbiased = jnp.where(some, biased * count / jnp.maximum(count - 1, 1), self.var[...])
+        blend = self.momentum
+        self.mean[...] = jax.lax.stop_gradient((1 - blend) * self.mean[...] + blend * mean.mean(0))
+        self.var[...] = jax.lax.stop_gradient((1 - blend) * self.var[...] + blend * unbiased.mean(0))
+        return y.reshape(x.shape)
