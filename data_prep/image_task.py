@@ -1,0 +1,177 @@
+"""What preparation does with one image: a pure function of the file's bytes and the spec.
+
+Called in worker processes; nothing in it knows about the others, so any runner can call it.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
+from data_prep.errors import UserError
+from data_prep.preprocess import PreprocessSpec, preprocess_native
+
+_CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One file to prepare.
+
+    Attributes:
+      path: the file.
+      clean: the same image without noise, where the truth is known; measured against, never used.
+      spec: what to do with it.
+      limits: what is refused.
+      cache: folder for finished images; a file and spec that are already there are not computed again.
+    """
+
+    path: Path
+    clean: Path | None
+    spec: PreprocessSpec
+    limits: Limits
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of it.
+
+    Attributes:
+      key: of the image in the cache; see `load_image`.
+      sha256: of the decoded pixels and their shape, the identity of the content.
+      width, height, bits: of the file.
+      sigma: estimated noise in grey levels of a range of 255.
+      warnings: of the noise estimate and of preprocessing, as codes.
+      notes: of the decoder.
+      metadata: acquisition metadata of the file itself.
+      patient: pseudonym from the DICOM PatientID, or None.
+      quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
+    """
+
+    key: str
+    sha256: str
+    width: int
+    height: int
+    bits: int
+    sigma: float
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    patient: str | None = None
+    quality: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Why a file cannot be used."""
+
+    reason: str
+
+
+def prepare_image(task: ImageTask) -> Prepared | Failed:
+    """Decodes, denoises, resizes and normalises one file and leaves the result in the cache."""
+    try:
+        data = read_bytes(task.path, task.limits)
+        clean = read_bytes(task.clean, task.limits) if task.clean else b""
+        key = _cache_key(data, clean, task)
+        return _cached(task.cache, key) or _compute(data, clean, key, task)
+    except DecodeError as error:
+        return Failed(str(error))
+    except UserError:  # a wrong setting or a full disk: no image is to blame
+        raise
+    except MemoryError:
+        return Failed("needs more memory than there is")
+    except Exception as error:  # one odd image must not cost a run of days; too many stop it
+        return Failed(f"preprocessing failed: {type(error).__name__}: {error}")
+
+
+def load_image(cache: Path, key: str) -> np.ndarray:
+    """The float32 (image_size, image_size, 1) image of a finished task."""
+    with np.load(cache / f"{key}.npz", allow_pickle=False) as entry:
+        return entry["image"]
+
+
+def content_hash(pixels: np.ndarray) -> str:
+    """SHA-256 of float32 luminance and its shape: equal for equal pictures, whatever the file format."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def denoising_quality(noisy: Radiograph, denoised: np.ndarray, clean: Radiograph) -> dict[str, float]:
+    """PSNR (dB) and SSIM before and after, on the scale [0, 1] of the encodings' full ranges.
+
+    SSIM with the Gaussian window of sigma 1.5 of Wang et al. (IEEE TIP 13(4), 2004).
+    """
+    truth = clean.pixels / np.float32(clean.full_range)
+    result = {}
+    for name, pixels in (("before", noisy.pixels), ("after", denoised)):
+        image = pixels / np.float32(noisy.full_range)
+        result[f"psnr_{name}"] = float(peak_signal_noise_ratio(truth, image, data_range=1.0))
+        result[f"ssim_{name}"] = float(
+            structural_similarity(
+                truth, image, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            )
+        )
+    return result
+
+
+def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
+    radiograph = decode(data, task.limits)
+    done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range)
+    quality = None
+    if clean:
+        quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits))
+    height, width = radiograph.pixels.shape
+    patient = radiograph.patient and hashlib.sha256(radiograph.patient.encode()).hexdigest()
+    result = Prepared(
+        key=key,
+        sha256=content_hash(radiograph.pixels),
+        width=width,
+        height=height,
+        bits=radiograph.bits,
+        sigma=done.sigma,
+        warnings=done.warnings,
+        notes=radiograph.notes,
+        metadata=dict(radiograph.metadata),
+        patient=patient,
+        quality=quality,
+    )
+    _store(task.cache, result, done.image)
+    return result
+
+
+def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
+    parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())
+    digest = hashlib.sha256(str(_CACHE_VERSION).encode())
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()
+
+
+def _store(cache: Path, result: Prepared, image: np.ndarray) -> None:
+    """Writes aside and renames, so that a killed worker leaves nothing that looks finished."""
+    scratch = cache / f"{result.key}.{os.getpid()}.tmp"
+    try:
+        with scratch.open("wb") as stream:
+            np.savez_compressed(stream, image=image, result=np.array(json.dumps(asdict(result))))
+        scratch.replace(cache / f"{result.key}.npz")
+    except OSError as error:
+        raise UserError(f"cannot write to {cache}: {error.strerror}") from None
+
+
+def _cached(cache: Path, key: str) -> Prepared | None:
+    try:
+        with np.load(cache / f"{key}.npz", allow_pickle=False) as entry:
+            entry["image"]  # reading it checks the archive's CRC
+            fields = json.loads(str(entry["result"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return Prepared(**{**fields, "warnings": tuple(fields["warnings"]), "notes": tuple(fields["notes"])})

@@ -1,0 +1,161 @@
+"""The one way from decoded pixels to the network's input, shared by preparation and prediction.
+
+The paper's order: denoise at the native resolution, resize, min-max to [0, 1].
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from data_prep.bm3d import PROFILES, bm3d
+from data_prep.errors import UserError
+from data_prep.noise import estimate_sigma
+
+_BACKENDS = ("none", "numba", "jax", "package")
+_ASPECTS = ("squash", "letterbox")
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """Everything that determines the pixels; travels in the dataset's metadata and in every checkpoint.
+
+    Attributes:
+      denoise_backend: "none", or a backend of `data_prep.bm3d`.
+      denoise_profile: BM3D profile, "fast" or "np".
+      sigma: standard deviation of the noise in grey levels of a range of 255 (the field's convention;
+        scaled to the file's full range), or None to estimate it for each image.
+      image_size: height and width of the result.
+      aspect: "squash" resizes to a square as the paper does; "letterbox" keeps the aspect ratio and pads with
+        the darkest value.
+      value_bits: the result is rounded to multiples of 2**-value_bits, which is what makes it compress.
+      version: of this function; raised whenever the same fields would give other pixels.
+    """
+
+    denoise_backend: str = "none"
+    denoise_profile: str = "fast"
+    sigma: float | None = None
+    image_size: int = 224
+    aspect: str = "squash"
+    value_bits: int = 12
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.denoise_backend in _BACKENDS, "denoise.backend", self.denoise_backend, _BACKENDS)
+        _require(self.denoise_profile in PROFILES, "denoise.profile", self.denoise_profile, tuple(PROFILES))
+        _require(self.aspect in _ASPECTS, "aspect", self.aspect, _ASPECTS)
+        _require(self.image_size >= 8, "image_size", self.image_size, "8 or more")
+        _require(8 <= self.value_bits <= 23, "value_bits", self.value_bits, "8 to 23")
+        _require(self.version == 1, "preprocessing version", self.version, "1, all that this release knows")
+        finite = self.sigma is None or (np.isfinite(self.sigma) and self.sigma >= 0)
+        _require(finite, "denoise.sigma", self.sigma, "None (estimate) or 0 and more")
+
+    def to_json(self) -> str:
+        """The spec as JSON with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "PreprocessSpec":
+        """Inverse of `to_json`.
+
+        Raises:
+          UserError: unknown or missing fields, or a version that this release does not know.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"the preprocessing spec is not JSON: {error}") from None
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or set(fields) != expected:
+            raise UserError(
+                f"a preprocessing spec has the fields {', '.join(sorted(expected))}; got {text[:200]}. "
+                "It was written by another release of osteojax"
+            )
+        return cls(**fields)
+
+
+def _require(condition: bool, name: str, value: object, allowed: object) -> None:
+    if not condition:
+        allowed = ", ".join(allowed) if isinstance(allowed, tuple) else allowed
+        raise UserError(f"{name} is {value!r}; allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """What `preprocess_native` found on the way.
+
+    Attributes:
+      image: float32 (image_size, image_size, 1) in [0, 1].
+      denoised: float32 (height, width), native resolution and units.
+      sigma: estimated or given standard deviation of the noise, in grey levels of a range of 255.
+      warnings: codes; see `data_prep.noise`, and "constant" for an image without any contrast.
+    """
+
+    image: np.ndarray
+    denoised: np.ndarray
+    sigma: float
+    warnings: tuple[str, ...]
+
+
+def preprocess(pixels: np.ndarray, spec: PreprocessSpec, full_range: float = 255.0) -> np.ndarray:
+    """Decoded luminance to the network's input.
+
+    Args:
+      pixels: (height, width), finite, any real dtype; see `data_prep.decode.Radiograph`.
+      spec: what to do.
+      full_range: of the encoding, in the units of `pixels`; gives `spec.sigma` its scale.
+
+    Returns:
+      float32, shape (image_size, image_size, 1), in [0, 1]: both ends are reached unless the image is
+      constant, which gives zeros.
+    """
+    return preprocess_native(pixels, spec, full_range).image
+
+
+def preprocess_native(pixels: np.ndarray, spec: PreprocessSpec, full_range: float = 255.0) -> Preprocessed:
+    """As `preprocess`, with the denoised native image and the estimated noise for the manifest."""
+    pixels = np.ascontiguousarray(pixels, np.float32)
+    if pixels.ndim != 2 or not pixels.size:
+        raise ValueError(f"expected a (height, width) image, got shape {pixels.shape}")
+    estimate = estimate_sigma(pixels)
+    sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
+    denoised = _denoise(pixels, sigma, spec)
+    image = _min_max(_resize(denoised, spec), spec.value_bits)
+    constant = ("constant",) if not image.any() else ()
+    return Preprocessed(
+        image[..., None], denoised, estimate.sigma * 255.0 / full_range, estimate.codes + constant
+    )
+
+
+def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> np.ndarray:
+    if spec.denoise_backend == "none":
+        return pixels
+    return bm3d(pixels, sigma, profile=spec.denoise_profile, backend=spec.denoise_backend)
+
+
+def _resize(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """Triangle filter widened by the reduction factor, so that nothing aliases (Pillow, mode F)."""
+    size = spec.image_size
+    if spec.aspect == "squash":
+        return _pillow_resize(pixels, size, size)
+    scale = size / max(pixels.shape)
+    height, width = (max(1, round(side * scale)) for side in pixels.shape)
+    small = _pillow_resize(pixels, height, width)
+    canvas = np.full((size, size), small.min(), np.float32)
+    top, left = (size - height) // 2, (size - width) // 2
+    canvas[top : top + height, left : left + width] = small
+    return canvas
+
+
+def _pillow_resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels, mode="F").resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _min_max(pixels: np.ndarray, bits: int) -> np.ndarray:
+    low, high = pixels.min(), pixels.max()
+    if high <= low:
+        return np.zeros_like(pixels)
+    levels = np.float32(2**bits)
+    return np.round((pixels - low) / (high - low) * levels) / levels

@@ -1,0 +1,155 @@
+"""Splits that cannot leak: no patient and no image content is ever on two sides.
+
+Images are joined into groups (connected components over shared patients and shared content); whole groups are
+then dealt to the splits so that every class keeps the asked-for ratios.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from data_prep.errors import UserError
+
+
+def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[int]:
+    """Joins items that share a key, directly or through others.
+
+    Args:
+      keys: for each item, what ties it to others: its patient, the hash of its pixels, a near-duplicate pair.
+
+    Returns:
+      For each item the index of the first item of its connected component.
+    """
+    parent = list(range(len(keys)))
+
+    def find(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    first_with: dict[Hashable, int] = {}
+    for item, item_keys in enumerate(keys):
+        for key in item_keys:
+            low, high = sorted((find(first_with.setdefault(key, item)), find(item)))
+            parent[high] = low
+    return [find(item) for item in range(len(keys))]
+
+
+def assign_splits(
+    labels: Sequence[str],
+    groups: Sequence[str],
+    fractions: Mapping[str, float],
+    *,
+    seed: int,
+    given: Sequence[str | None] | None = None,
+    files: Sequence[str] | None = None,
+) -> list[str]:
+    """Deals whole groups to splits, stratified by class.
+
+    Groups go from the largest to the smallest (ties in an order drawn from `seed`), each to the split that
+    still lacks most of the group's classes. Where each group holds one class, no split's count of a class is
+    further from its share than the size of that class's largest group, unless a group had to be moved so that
+    every split has the class. The result depends on the labels, the group names and the seed, not on the order
+    of the images.
+
+    Args:
+      labels: class of each image.
+      groups: group of each image; a group is never divided.
+      fractions: split -> share of the images, positive shares adding up to 1; zero leaves the split out.
+      seed: which of the equally good splits.
+      given: for each image the split that its source demands, or None. A group with a given split goes there
+        as a whole; the rest is dealt so that the totals fit.
+      files: what to call each image in an error; by default its number.
+
+    Returns:
+      For each image its split.
+
+    Raises:
+      UserError: bad fractions, or one group that is given two splits.
+    """
+    _check_fractions(fractions)
+    names = [name for name, fraction in fractions.items() if fraction > 0]
+    classes = sorted(set(labels))
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(classes)))
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][classes.index(label)] += 1
+    totals = sum(counts.values())
+
+    assigned = _given_splits(groups, given or [None] * len(groups), files or range(len(groups)))
+    names += [name for name in sorted(set(assigned.values())) if name not in names]
+    shares = np.array([fractions.get(name, 0.0) for name in names])
+    missing = shares[:, None] * totals[None, :]  # (split, class): images still wanted
+    for group, name in assigned.items():
+        missing[names.index(name)] -= counts[group]
+
+    movable = sorted(set(counts) - set(assigned), key=lambda g: (-counts[g].sum(), _lot(seed, g)))
+    for group in movable:
+        wanted = missing @ (counts[group] / counts[group].sum())
+        wanted[shares == 0] = -np.inf
+        best = int(np.argmax(wanted))
+        assigned[group] = names[best]
+        missing[best] -= counts[group]
+    _fill_empty_classes(assigned, counts, movable, [n for n in names if fractions.get(n, 0.0) > 0])
+    return [assigned[group] for group in groups]
+
+
+def missing_classes(labels: Sequence[str], splits: Sequence[str]) -> dict[str, list[str]]:
+    """Split -> classes of the data set of which it has no image; splits that have all are left out."""
+    present = defaultdict(set)
+    for label, split in zip(labels, splits, strict=True):
+        present[split].add(label)
+    everything = set(labels)
+    return {s: sorted(everything - has) for s, has in sorted(present.items()) if everything - has}
+
+
+def _check_fractions(fractions: Mapping[str, float]) -> None:
+    values = list(fractions.values())
+    if any(not 0 <= v <= 1 for v in values) or abs(sum(values) - 1) > 1e-6 or not fractions.get("train"):
+        shown = ", ".join(f"{name}={value:g}" for name, value in fractions.items())
+        raise UserError(
+            f"split fractions must lie in [0, 1], add up to 1, and give train a share; got {shown}"
+        )
+
+
+def _given_splits(
+    groups: Sequence[str], given: Sequence[str | None], files: Sequence[object]
+) -> dict[str, str]:
+    first: dict[str, tuple[str, object]] = {}
+    for group, name, file in zip(groups, given, files, strict=True):
+        if name is None:
+            continue
+        before, before_file = first.setdefault(group, (name, file))
+        if before != name:
+            raise UserError(
+                f"the given splits leak: {before_file} ({before}) and {file} ({name}) belong to one group, "
+                "by patient or by identical pixels. Give them one split, or drop the split column"
+            )
+    return {group: name for group, (name, _) in first.items()}
+
+
+def _lot(seed: int, group: str) -> bytes:
+    """A place in the queue that depends on nothing but the seed and the group's name."""
+    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+
+
+def _fill_empty_classes(
+    assigned: dict[str, str], counts: Mapping[str, np.ndarray], movable: Sequence[str], names: Sequence[str]
+) -> None:
+    """Moves the smallest fitting group wherever a split has none of a class and another can spare one."""
+    for index in range(len(next(iter(counts.values())))):
+        holding = Counter(assigned[g] for g in counts if counts[g][index])
+        for name in names:
+            donors = [
+                g
+                for g in reversed(movable)  # smallest first
+                if counts[g][index] == counts[g].sum() and counts[g][index] and holding[assigned[g]] > 1
+            ]
+            if holding[name] or not donors:
+                continue
+            donor = max(donors, key=lambda g: holding[assigned[g]])
+            holding[assigned[donor]] -= 1
+            holding[name] += 1
+            assigned[donor] = name
