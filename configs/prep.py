@@ -39,5 +39,15 @@ def get_config() -> ConfigDict:
 
     config.workers = -1  # processes; -1: one a core, 0: none, all in this process
     config.overwrite = False  # replace a finished data set at --out
-    config.phantom = ConfigDict()  # fields of data_prep.phantom.PhantomConfig, for --source=phantom
+
+    # For --source=phantom: the fields of data_prep.phantom.PhantomConfig, which documents them.
+    config.phantom = ConfigDict()
+    config.phantom.n_patients = 150
+    config.phantom.images_per_patient = (1, 3)
+    config.phantom.image_size = (448, 448)
+    config.phantom.bit_depth = 8
+    config.phantom.quanta = 150.0
+    config.phantom.psnr_db = placeholder(float)
+    config.phantom.class_balance = (1200, 950, 870)
+    config.phantom.seed = 0
     return config

@@ -7,10 +7,11 @@ leakage. `--config.split.train=0.7 --config.split.val=0.1` takes one out of the 
 """
 
 from ml_collections import ConfigDict
-from osteojax.configs import prep
+
+from osteojax import config as configs
 
 
 def get_config() -> ConfigDict:
-    config = prep.get_config()
+    config = configs.load("configs/prep.py")
     config.split = ConfigDict({"train": 0.80, "val": 0.0, "test": 0.20})
     return config

@@ -116,9 +116,12 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
             listed.root.rename(dataset / PHANTOM)
         _publish(dataset, out, partial)
     counts = Counter(row.split for row in rows)
+    images_by_split = {name: counts[name] for name in SPLITS if counts[name]}
+    shown = ", ".join(f"{name} {count}" for name, count in images_by_split.items())
+    _LOG.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(rejected))
     return PrepareResult(
         out=out,
-        images={name: counts[name] for name in SPLITS if counts[name]},
+        images=images_by_split,
         quarantined=len(rejected),
         fingerprint=digest,
         warnings=tuple(warnings),
@@ -428,7 +431,7 @@ def _write_dataset(
         image_size=spec.image_size,
         class_names=list(config.class_names),
         description={
-            "preprocess": spec.to_json(),
+            "preprocessing": spec.to_dict(),
             "class_names": list(config.class_names),
             "fingerprint": digest,
             "seed": config.seed,

@@ -5,7 +5,9 @@ The paper's order: denoise at the native resolution, resize, min-max to [0, 1].
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,23 +56,33 @@ class PreprocessSpec:
 
     def to_json(self) -> str:
         """The spec as JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON-serialisable fields, as the data set's metadata holds it."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, text: str) -> "PreprocessSpec":
-        """Inverse of `to_json`.
-
-        Raises:
-          UserError: unknown or missing fields, or a version that this release does not know.
-        """
+        """Inverse of `to_json`; raises UserError as `from_dict` does."""
         try:
             fields = json.loads(text)
         except ValueError as error:
             raise UserError(f"the preprocessing spec is not JSON: {error}") from None
+        return cls.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "PreprocessSpec":
+        """Inverse of `to_dict`.
+
+        Raises:
+          UserError: unknown or missing fields, a value out of range, or a version that this release does not
+            know.
+        """
         expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(fields, dict) or set(fields) != expected:
+        if not isinstance(fields, Mapping) or set(fields) != expected:
             raise UserError(
-                f"a preprocessing spec has the fields {', '.join(sorted(expected))}; got {text[:200]}. "
+                f"a preprocessing spec has the fields {', '.join(sorted(expected))}; got {fields!r:.200}. "
                 "It was written by another release of osteojax"
             )
         return cls(**fields)

@@ -125,7 +125,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _prep(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from data_prep.prepare import prepare
-
     from osteojax import config
 
     prepare(arguments.source, arguments.out, config.load(arguments.config, overrides))
@@ -134,7 +133,6 @@ def _prep(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _audit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from data_prep.prepare import audit
-
     from osteojax import config
 
     audit(arguments.source, arguments.out, config.load(arguments.config, overrides))

@@ -1,0 +1,18 @@
+"""The demo's data: a small phantom, denoised and split by patient.
+
+    osteojax prep --source=phantom --out=DATA --config=configs/prep_demo.py
+
+Expect the mean PSNR and SSIM before and after denoising in DATA/denoising.json: the phantom knows the truth.
+"""
+
+from ml_collections import ConfigDict
+
+from osteojax import config as configs
+
+
+def get_config() -> ConfigDict:
+    config = configs.load("configs/prep.py")
+    config.phantom.n_patients = 150
+    config.phantom.images_per_patient = (1, 3)
+    config.phantom.image_size = (448, 448)
+    return config
