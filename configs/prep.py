@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.denoise.profile = "fast"  # fast, or np (the paper's parameters)
     # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image.
     config.denoise.sigma = placeholder(float)
+    # gaussian, or poisson for raw detector data: fitted to each image, its variance stabilised.
+    config.denoise.noise_model = "gaussian"
 
     config.image_size = 224
     config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads

@@ -54,6 +54,9 @@ class Limits:
     min_side: int = 32
 
 
+DEFAULT_LIMITS = Limits()
+
+
 @dataclass(frozen=True)
 class Radiograph:
     """A decoded image.
@@ -76,7 +79,7 @@ class Radiograph:
     notes: tuple[str, ...] = ()
 
 
-def read_bytes(path: Path, limits: Limits = Limits()) -> bytes:
+def read_bytes(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The content of a regular file, size checked first.
 
     Raises:
@@ -99,7 +102,7 @@ def read_bytes(path: Path, limits: Limits = Limits()) -> bytes:
         raise DecodeError(f"cannot be read: {error.strerror or error}") from None
 
 
-def decode(data: bytes, limits: Limits = Limits()) -> Radiograph:
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
     """Decodes the bytes of one image file.
 
     Colour becomes luminance (Rec. 601); equal channels are taken as they are, so that a grey image stored in
@@ -160,7 +163,7 @@ def _decode_pil(data: bytes, limits: Limits) -> Radiograph:
         except UnidentifiedImageError:
             raise DecodeError("not a PNG, JPEG, TIFF, BMP or DICOM file") from None
         except Image.DecompressionBombError:
-            raise DecodeError(f"more pixels than the limit of {limits.max_pixels}") from None
+            raise DecodeError(f"its pixels are over the limit of {limits.max_pixels}") from None
         with image:
             _check_size(image.height, image.width, limits)
             if image.format in ("PNG", "TIFF") and getattr(image, "n_frames", 1) > 1:

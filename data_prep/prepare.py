@@ -83,7 +83,8 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
         dataset = partial / "dataset"
         listed, clean = _read(source, partial, config)
         images, rejected = _process(listed, clean, spec, partial / "cache", config)
-        _check_quarantine(rejected, len(images) + len(rejected), partial, config.quarantine.max_fraction)
+        total = len(listed.records) + len(listed.rejected)
+        _check_quarantine(rejected, total, partial, config.quarantine.max_fraction)
         groups = _groups(images)
         audit = _content_audit(images)
         kept, dropped = _resolve_duplicates(images, config.conflicts, config.duplicates)
@@ -135,6 +136,7 @@ def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
         denoise_backend=config.denoise.backend,
         denoise_profile=config.denoise.profile,
         sigma=config.denoise.sigma,
+        noise_model=config.denoise.noise_model,
         image_size=config.image_size,
         aspect=config.aspect,
     )
@@ -270,8 +272,9 @@ def _check_quarantine(rejected: Sequence[Rejected], total: int, partial: Path, m
         write_quarantine(listing, rejected)
         examples = "; ".join(f"{r.file}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected)} files cannot be used, more than quarantine.max_fraction={max_fraction:g} "
-            f"allows ({examples}). All of them are in {listing}; mend them or raise the limit"
+            f"stopped: {len(rejected)} of {total} files so far cannot be used ({examples}); "
+            f"quarantine.max_fraction={max_fraction:g} allows fewer. They are listed in {listing}: mend them or raise "
+            "the limit"
         )
     if len(rejected) == total:
         raise UserError("no image is left to prepare")

@@ -7,17 +7,23 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from data_prep.anscombe import denoise_poisson_gaussian, fit_noise_model
 from data_prep.bm3d import PROFILES, bm3d
+from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
 from data_prep.errors import UserError
 from data_prep.noise import estimate_sigma
 
 _BACKENDS = ("none", "numba", "jax", "package")
+_NOISE_MODELS = ("gaussian", "poisson")
 _ASPECTS = ("squash", "letterbox")
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -29,28 +35,35 @@ class PreprocessSpec:
       denoise_profile: BM3D profile, "fast" or "np".
       sigma: standard deviation of the noise in grey levels of a range of 255 (the field's convention;
         scaled to the file's full range), or None to estimate it for each image.
+      noise_model: "gaussian", or "poisson" for raw detector data whose noise grows with brightness: its
+        parameters are fitted to each image and the variance is stabilised (`data_prep.anscombe`); images that
+        do not show such noise are denoised as "gaussian". `sigma` is then for those only.
       image_size: height and width of the result.
       aspect: "squash" resizes to a square as the paper does; "letterbox" keeps the aspect ratio and pads with
         the darkest value.
       value_bits: the result is rounded to multiples of 2**-value_bits, which is what makes it compress.
-      version: of this function; raised whenever the same fields would give other pixels.
+      version: of decoding and preprocessing; raised whenever the same file and fields would give other pixels.
     """
 
     denoise_backend: str = "none"
     denoise_profile: str = "fast"
     sigma: float | None = None
+    noise_model: str = "gaussian"
     image_size: int = 224
     aspect: str = "squash"
     value_bits: int = 12
-    version: int = 1
+    version: int = _VERSION
 
     def __post_init__(self) -> None:
         _require(self.denoise_backend in _BACKENDS, "denoise.backend", self.denoise_backend, _BACKENDS)
         _require(self.denoise_profile in PROFILES, "denoise.profile", self.denoise_profile, tuple(PROFILES))
+        _require(self.noise_model in _NOISE_MODELS, "denoise.noise_model", self.noise_model, _NOISE_MODELS)
         _require(self.aspect in _ASPECTS, "aspect", self.aspect, _ASPECTS)
         _require(self.image_size >= 8, "image_size", self.image_size, "8 or more")
         _require(8 <= self.value_bits <= 23, "value_bits", self.value_bits, "8 to 23")
-        _require(self.version == 1, "preprocessing version", self.version, "1, all that this release knows")
+        _require(
+            self.version == _VERSION, "preprocessing version", self.version, f"{_VERSION} in this release"
+        )
         finite = self.sigma is None or (np.isfinite(self.sigma) and self.sigma >= 0)
         _require(finite, "denoise.sigma", self.sigma, "None (estimate) or 0 and more")
 
@@ -101,8 +114,9 @@ class Preprocessed:
     Attributes:
       image: float32 (image_size, image_size, 1) in [0, 1].
       denoised: float32 (height, width), native resolution and units.
-      sigma: estimated or given standard deviation of the noise, in grey levels of a range of 255.
-      warnings: codes; see `data_prep.noise`, and "constant" for an image without any contrast.
+      sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
+      warnings: codes; see `data_prep.noise`, "not_poisson" where the noise does not grow with brightness as
+        the spec has it, and "constant" for an image without any contrast.
     """
 
     image: np.ndarray
@@ -126,6 +140,22 @@ def preprocess(pixels: np.ndarray, spec: PreprocessSpec, full_range: float = 255
     return preprocess_native(pixels, spec, full_range).image
 
 
+def preprocess_file(path: Path, spec: PreprocessSpec, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """Decodes and preprocesses one image file of any supported format, exactly as preparation does.
+
+    Returns:
+      float32, shape (image_size, image_size, 1), in [0, 1].
+
+    Raises:
+      UserError: the file is not one readable radiograph.
+    """
+    try:
+        radiograph = decode(read_bytes(path, limits), limits)
+    except DecodeError as error:
+        raise UserError(f"{path}: {error}") from None
+    return preprocess(radiograph.pixels, spec, radiograph.full_range)
+
+
 def preprocess_native(pixels: np.ndarray, spec: PreprocessSpec, full_range: float = 255.0) -> Preprocessed:
     """As `preprocess`, with the denoised native image and the estimated noise for the manifest."""
     pixels = np.ascontiguousarray(pixels, np.float32)
@@ -133,18 +163,32 @@ def preprocess_native(pixels: np.ndarray, spec: PreprocessSpec, full_range: floa
         raise ValueError(f"expected a (height, width) image, got shape {pixels.shape}")
     estimate = estimate_sigma(pixels)
     sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
-    denoised = _denoise(pixels, sigma, spec)
+    denoised, unmodelled = _denoise(pixels, sigma, spec)
     image = _min_max(_resize(denoised, spec), spec.value_bits)
     constant = ("constant",) if not image.any() else ()
     return Preprocessed(
-        image[..., None], denoised, estimate.sigma * 255.0 / full_range, estimate.codes + constant
+        image[..., None],
+        denoised,
+        estimate.sigma * 255.0 / full_range,
+        estimate.codes + unmodelled + constant,
     )
 
 
-def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> np.ndarray:
+def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The denoised image, and a warning code where the asked-for noise model does not fit it."""
     if spec.denoise_backend == "none":
-        return pixels
-    return bm3d(pixels, sigma, profile=spec.denoise_profile, backend=spec.denoise_backend)
+        return pixels, ()
+    denoiser = partial(bm3d, profile=spec.denoise_profile, backend=spec.denoise_backend)
+    if spec.noise_model == "gaussian":
+        return denoiser(pixels, sigma), ()
+    try:
+        model = fit_noise_model(pixels)
+    except UserError:
+        return denoiser(pixels, sigma), ("not_poisson",)
+    denoised = denoise_poisson_gaussian(
+        pixels, denoiser, gain=model.gain, read_sigma=model.read_sigma, offset=model.offset
+    )
+    return denoised.astype(np.float32), ()
 
 
 def _resize(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:

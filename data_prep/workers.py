@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -61,7 +63,7 @@ def _run_pool(
 ) -> Iterator[tuple[int, Any]]:
     """Runs until nothing waits or the pool breaks; then `suspects` holds the tasks that were in flight."""
     # Spawned, not forked: forking a process in which JAX, numba or BLAS threads run can deadlock.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     in_flight: dict[Future, int] = {}
     try:
         while waiting or in_flight:
@@ -81,6 +83,15 @@ def _run_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """A worker a core: libraries that start threads of their own would only get in each other's way."""
+def _start_worker() -> None:
+    """Settles a new worker process."""
+    # A worker a core: libraries that start threads of their own would only get in each other's way.
     threadpool_limits(1)
+    # Ctrl-C is the parent's to handle; a killed parent must not leave workers waiting for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
