@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
 from data_prep.errors import UserError
@@ -110,6 +109,9 @@ def denoising_quality(noisy: Radiograph, denoised: np.ndarray, clean: Radiograph
 
     SSIM with the Gaussian window of sigma 1.5 of Wang et al. (IEEE TIP 13(4), 2004).
     """
+    # Here, not above: it brings scipy.stats along, a second that every worker would pay for nothing.
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
     truth = clean.pixels / np.float32(clean.full_range)
     result = {}
     for name, pixels in (("before", noisy.pixels), ("after", denoised)):

@@ -10,17 +10,12 @@ import pydicom
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import (
-    ComputedRadiographyImageStorage,
-    ExplicitVRLittleEndian,
-    JPEG2000Lossless,
-    generate_uid,
-)
+from pydicom.uid import JPEG2000Lossless
 
 from data_prep.decode import DecodeError, Limits, decode, read_bytes
+from tests.data_prep.dicom_files import dicom
 
 SMALL = Limits(min_side=1)
 GREY8 = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
@@ -249,27 +244,6 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "large").write_bytes(b"x" * 100)
     with pytest.raises(DecodeError, match="over the limit"):
         read_bytes(tmp_path / "large", Limits(max_bytes=99))
-
-
-def dicom(stored: np.ndarray, bits: int, **elements) -> bytes:
-    """A computed radiograph; `elements` are set on top."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = elements.pop("syntax", ExplicitVRLittleEndian)
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.Rows, dataset.Columns = stored.shape[-2:]
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.BitsAllocated = 8 * stored.itemsize
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    dataset.PixelData = stored.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
-    stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
 
 
 STORED = np.random.default_rng(4).integers(0, 4096, (40, 50), dtype=np.uint16)

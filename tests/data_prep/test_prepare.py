@@ -1,18 +1,26 @@
 """Preparation end to end: what lands on disk, what is refused, what survives."""
 
 import csv
+import fcntl
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from data_prep import image_task
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from data_prep.preprocess import PreprocessSpec, preprocess
+from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_native
+from data_prep.workers import WorkerDied
 from osteojax import config as configs
+from tests.data_prep.dicom_files import dicom
 
 CLASSES = ("healthy", "osteopenia", "osteoporosis")
 
@@ -85,3 +93,302 @@ def test_refuses_to_touch_what_is_there(folders, tmp_path):
         prepare(folders, other, settings(overwrite=True))
     assert (other / "keep.png").exists()
     prepare(folders, out, settings(overwrite=True, seed=1))
+
+
+def labelled(root: Path, rows: list[dict], images: dict[str, int]) -> Path:
+    """A source with a table; `images` gives each file's seed, so that equal seeds are equal pixels."""
+    for file, seed in images.items():
+        write_image(root / file, seed)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with (root / "labels.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+def ordinary(count=20):
+    """Rows and images of `count` patients a class with one image each."""
+    rows, images = [], {}
+    for c, label in enumerate(CLASSES):
+        for i in range(count):
+            file = f"{label[0] + label[6]}{i}.png"
+            rows.append({"file": file, "label": label, "patient_id": f"{label}-{i}", "age": str(40 + i)})
+            images[file] = 1000 * c + i
+    return rows, images
+
+
+def quarantined(out: Path) -> dict[str, str]:
+    return {row["file"]: row["reason"] for row in read_csv(out / "quarantine.csv")}
+
+
+def test_patients_and_identical_pixels_never_cross(tmp_path):
+    rows, images = ordinary()
+    for i in range(0, 20, 2):  # a second image of every other patient
+        rows.append({"file": f"again{i}.png", "label": "healthy", "patient_id": f"healthy-{i}", "age": ""})
+        images[f"again{i}.png"] = 5000 + i
+    # One picture under the names of two patients joins them and all their images.
+    rows.append({"file": "copy.png", "label": "healthy", "patient_id": "healthy-2", "age": ""})
+    images["copy.png"] = images["hy0.png"]
+    out = tmp_path / "out"
+    prepare(labelled(tmp_path / "in", rows, images), out, settings(duplicates="keep"))
+    manifest = read_csv(out / "manifest.csv")
+    assert len(manifest) == 71
+    by_key = {}
+    for row in manifest:
+        for key in (row["patient_id"], row["sha256"], row["group"]):
+            assert by_key.setdefault(key, row["split"]) == row["split"]
+    joined = {row["group"] for row in manifest if row["patient_id"] in ("healthy-0", "healthy-2")}
+    assert joined == {"healthy-0"}
+    assert len({row["id"] for row in manifest}) == 71
+
+
+def test_contradictions_and_copies_are_left_out_and_explained(tmp_path):
+    rows, images = ordinary()
+    images["oe3.png"] = images["hy0.png"]
+    rows.append({"file": "copy.png", "label": "healthy", "patient_id": "other", "age": ""})
+    images["copy.png"] = images["hy5.png"]
+    source = labelled(tmp_path / "in", rows, images)
+    result = prepare(source, tmp_path / "out", settings())
+    found = quarantined(tmp_path / "out")
+    assert "contradictory labels" in found["hy0.png"] and "oe3.png (" in found["hy0.png"]
+    assert found["hy5.png"] == "identical pixels to copy.png"
+    assert result.quarantined == len(found)
+    audit = json.loads((tmp_path / "out/audit.json").read_text())
+    assert [{i["file"] for i in group} for group in audit["conflicts"]] == [{"hy0.png", "oe3.png"}]
+    assert len(audit["exact_duplicates"]) == 2
+    kept = prepare(source, tmp_path / "kept", settings(conflicts="keep", duplicates="keep"))
+    assert kept.quarantined == 0
+    with pytest.raises(UserError, match="choose quarantine or keep"):
+        prepare(source, tmp_path / "other", settings(conflicts="ignore"))
+
+
+def test_unusable_files_are_quarantined_and_too_many_stop_the_run(tmp_path):
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    (source / "hy3.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (source / "oe4.png").unlink()
+    prepare(source, tmp_path / "out", settings())
+    assert set(quarantined(tmp_path / "out")) == {"hy3.png", "oe4.png"}
+    with pytest.raises(UserError, match=r"2 of 60 files.*max_fraction=0\.02"):
+        prepare(source, tmp_path / "strict", settings(quarantine__max_fraction=0.02))
+    assert not (tmp_path / "strict").exists()
+    assert len(read_csv(tmp_path / "strict.partial/quarantine.csv")) == 2
+
+
+def test_a_file_that_kills_its_worker_is_quarantined(tmp_path, monkeypatch):
+    def one_dies(function, tasks, workers):
+        for index, task in enumerate(tasks):
+            yield index, WorkerDied() if index == 4 else function(task)
+
+    monkeypatch.setattr("data_prep.prepare.run_tasks", one_dies)
+    rows, images = ordinary()
+    prepare(labelled(tmp_path / "in", rows, images), tmp_path / "out", settings())
+    (reason,) = quarantined(tmp_path / "out").values()
+    assert "worker process died" in reason
+
+
+def test_a_defect_on_one_image_does_not_end_the_run(tmp_path, monkeypatch):
+    def sometimes(pixels, spec, full_range):
+        if pixels[0, 0] == first:
+            raise RuntimeError("boom")
+        return preprocess_native(pixels, spec, full_range)
+
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    first = np.asarray(Image.open(source / "hy0.png"))[0, 0]
+    monkeypatch.setattr("data_prep.image_task.preprocess_native", sometimes)
+    prepare(source, tmp_path / "out", settings())
+    assert quarantined(tmp_path / "out")["hy0.png"] == "preprocessing failed: RuntimeError: boom"
+
+
+def contents(out: Path) -> dict[str, object]:
+    """All files of a data set by name, with the examples of each split in place of the shards.
+
+    The bytes of a record differ from process to process: protobuf writes the fields of a map in any order.
+    """
+    files = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
+    found = {name: path.read_bytes() for name, path in files.items() if ".array_record" not in name}
+    builder = tfds.builder_from_directory(str(out))
+    for split in builder.info.splits:
+        examples = list(builder.as_data_source(split))
+        found[split] = [{**e, "image": e["image"].tobytes(), "age": str(e.get("age"))} for e in examples]
+    return found
+
+
+def test_an_interrupted_run_leaves_nothing_whole_and_is_resumed(tmp_path, monkeypatch):
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    prepare(source, tmp_path / "reference", settings())
+    computed = []
+
+    def interrupted(*arguments):
+        computed.append(arguments)
+        if len(computed) == 31:
+            raise KeyboardInterrupt
+        return compute(*arguments)
+
+    compute = image_task._compute
+    monkeypatch.setattr("data_prep.image_task._compute", interrupted)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, out, settings())
+    assert not out.exists()
+    # A file that was cut off while it was written is not taken for a finished one.
+    damaged = next((tmp_path / "out.partial/cache").glob("*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    prepare(source, out, settings())
+    assert len(computed) == 31 + 30 + 1
+    assert contents(out) == contents(tmp_path / "reference")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_workers_and_the_order_of_rows_change_nothing(tmp_path):
+    rows, images = ordinary()
+    rows = [row for row in rows if row["file"] in list(images)[::2]]
+    one = labelled(tmp_path / "one", rows, images)
+    other = labelled(tmp_path / "other", rows[::-1], images)
+    prepare(one, tmp_path / "out1", settings(workers=0))
+    prepare(other, tmp_path / "out2", settings(workers=2))
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+
+
+def test_fingerprint_follows_what_matters(tmp_path):
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    first = prepare(source, tmp_path / "a", settings()).fingerprint
+    assert prepare(source, tmp_path / "b", settings()).fingerprint == first
+    assert prepare(source, tmp_path / "c", settings(seed=1)).fingerprint != first
+    assert prepare(source, tmp_path / "d", settings(aspect="letterbox")).fingerprint != first
+    write_image(source / "hy0.png", 9999)
+    assert prepare(source, tmp_path / "e", settings()).fingerprint != first
+
+
+def test_given_splits_are_kept_and_leaks_in_them_are_errors(tmp_path):
+    rows, images = ordinary()
+    for i, row in enumerate(rows):
+        row["split"] = ("train", "train", "train", "val", "test")[i % 5]
+    source = labelled(tmp_path / "in", rows, images)
+    prepare(source, tmp_path / "out", settings())
+    given = {row["file"]: row["split"] for row in rows}
+    assert {row["file"]: row["split"] for row in read_csv(tmp_path / "out/manifest.csv")} == given
+    write_image(source / "hy4.png", images["hy0.png"])
+    with pytest.raises(UserError, match=r"hy0\.png \(train\) and hy4\.png \(test\)"):
+        prepare(source, tmp_path / "leak", settings(duplicates="keep"))
+
+
+def test_missing_patient_ids_and_rare_classes_are_said_aloud(folders, tmp_path):
+    for i in range(2, 10):
+        (folders / "Osteoporosis" / f"{i}.png").unlink()
+    result = prepare(folders, tmp_path / "out", settings())
+    text = " | ".join(result.warnings)
+    assert "22 of 22 images have no patient_id" in text
+    assert "has no image of osteoporosis" in text
+    page = (tmp_path / "out/report.html").read_text()
+    assert "no patient_id" in page
+    audit = json.loads((tmp_path / "out/audit.json").read_text())
+    assert audit["warnings"] == list(result.warnings)
+
+
+def test_hostile_names_are_escaped_in_the_report(tmp_path):
+    rows, images = ordinary()
+    name = "<script>alert(1)<&>.png"
+    rows[0]["file"], images[name] = name, images.pop("hy0.png")
+    rows.append({"file": "<img src=x>.png", "label": "nobody", "patient_id": "", "age": ""})
+    prepare(labelled(tmp_path / "in", rows, images), tmp_path / "out", settings())
+    page = (tmp_path / "out/report.html").read_text()
+    assert "<script>" not in page and "<img src=x>" not in page
+    assert "&lt;script&gt;" in page and "&lt;img src=x&gt;" in page
+    assert read_csv(tmp_path / "out/manifest.csv")[0]["file"] == name
+
+
+def test_dicom_patients_are_grouped_without_naming_them(tmp_path):
+    root = tmp_path / "in"
+    for c, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(100 * c + i).integers(0, 4096, (48, 40), dtype=np.uint16)
+            data = dicom(
+                pixels, 12, PatientID=f"SECRET{c}{i // 2}", PatientAge="061Y", PatientName="Doe^Jane"
+            )
+            (root / name / f"{i}.dcm").write_bytes(data)
+    result = prepare(root, tmp_path / "out", settings())
+    manifest = read_csv(tmp_path / "out/manifest.csv")
+    assert len({row["patient_id"] for row in manifest}) == 18
+    assert all(row["age"] == "61" for row in manifest)
+    assert any("DICOM PatientID" in text for text in result.warnings)
+    files = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not any(b"SECRET" in data or b"Doe^Jane" in data for data in files)
+    examples = [e for split in ("train", "val", "test") for e in contents(tmp_path / "out")[split]]
+    assert not any("SECRET" in str(e) or "Doe^Jane" in str(e) for e in examples)
+
+
+def test_the_phantom_knows_what_denoising_gains(tmp_path):
+    out = tmp_path / "out"
+    config = settings(seed=3)
+    config.phantom.n_patients = 12
+    config.phantom.images_per_patient = (1, 1)
+    config.phantom.image_size = (96, 96)
+    config.phantom.class_balance = (1, 1, 1)
+    result = prepare("phantom", out, config)
+    assert sum(result.images.values()) == 12
+    quality = json.loads((out / "denoising.json").read_text())
+    assert quality["mean"] == pytest.approx(dict(result.denoising))
+    file, measured = next(iter(quality["per_image"].items()))
+    noisy = np.asarray(Image.open(out / "phantom" / file), np.float64) / 255
+    clean = np.asarray(Image.open(out / "phantom/clean" / Path(file).name), np.float64) / 65535
+    assert measured["psnr_before"] == pytest.approx(-10 * np.log10(np.mean((noisy - clean) ** 2)), abs=1e-3)
+    assert measured["psnr_after"] == measured["psnr_before"]  # backend none
+    assert "mean PSNR" in (out / "report.html").read_text()
+    config.phantom.quanta = -1.0
+    with pytest.raises(UserError, match="quanta"):
+        prepare("phantom", tmp_path / "other", config)
+
+
+def test_source_and_destination_must_lie_apart(folders, tmp_path):
+    for out in (folders, folders / "out", tmp_path):
+        with pytest.raises(UserError, match="lie in each other"):
+            prepare(folders, out, settings())
+
+
+def test_two_runs_on_one_destination(folders, tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    with (tmp_path / "out.partial/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run"):
+            prepare(folders, tmp_path / "out", settings())
+
+
+@pytest.mark.slow
+def test_a_killed_command_leaves_no_workers_and_is_resumed(tmp_path):
+    rows, images = ordinary(30)
+    source = labelled(tmp_path / "in", rows, images)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "osteojax.cli", "prep", f"--source={source}", f"--out={out}"]
+    overrides = ["--config.denoise.backend=none", "--config.image_size=32"]
+    command += [*overrides, "--config.workers=2"]
+    process = subprocess.Popen(command)
+    cache = tmp_path / "out.partial/cache"
+    while len(list(cache.glob("*.npz"))) < 5:
+        assert process.poll() is None, "finished before it could be killed"
+        time.sleep(0.005)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert workers and not out.exists()
+    psutil.wait_procs(workers, timeout=20)
+    assert not [worker for worker in workers if worker.is_running()]
+    subprocess.run(command, check=True)
+    config = configs.load("configs/prep.py", [*overrides, "--config.workers=0"])
+    prepare(source, tmp_path / "reference", config)
+    assert contents(out) == contents(tmp_path / "reference")
+
+
+@pytest.mark.slow
+def test_real_knees_contradict_themselves(shared, tmp_path):
+    result = prepare(shared / "data/knee", tmp_path / "out", settings(image_size=64))
+    audit = json.loads((tmp_path / "out/audit.json").read_text())
+    conflicts = [{i["file"] for i in group} for group in audit["conflicts"]]
+    assert {"normal/N15.jpg", "osteopenia/OP73.jpg"} in conflicts  # as the data's README says
+    assert len(conflicts) <= 7
+    assert sum(result.images.values()) + result.quarantined == 196

@@ -1,0 +1,164 @@
+"""Preprocessing: the paper's order, checked against an independent resize, and a spec that travels."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.bm3d import bm3d
+from data_prep.decode import Limits
+from data_prep.errors import UserError
+from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_file, preprocess_native
+
+RNG = np.random.default_rng(0)
+# Half a step of the rounding to multiples of 2**-12, and float32 on top.
+ROUNDING = 2.0**-13 + 1e-5
+
+
+def radiograph(height=150, width=110):
+    """Smooth structure with noise, 8 bit."""
+    y, x = np.mgrid[:height, :width] / 25.0
+    return np.round(120 + 60 * np.sin(x) * np.cos(y) + RNG.normal(0, 5, (height, width))).clip(0, 255)
+
+
+@pytest.mark.parametrize("shape", [(150, 110), (64, 300), (20, 30), (33, 500)])
+def test_resize_as_jax_image_resize_antialiases(shape):
+    pixels = radiograph(*shape)
+    size = 56
+    reference = jax.image.resize(pixels.astype(np.float32), (size, size), "linear", antialias=True)
+    reference = (reference - reference.min()) / (reference.max() - reference.min())
+    image = preprocess(pixels, PreprocessSpec(image_size=size))
+    # Both are the triangle filter widened by the scale in float32; Pillow rounds its weights' sums differently.
+    np.testing.assert_allclose(image[..., 0], reference, atol=ROUNDING + 1e-5)
+
+
+def test_result_is_float32_from_0_to_1_in_steps_of_a_4096th():
+    image = preprocess(radiograph(), PreprocessSpec())
+    assert (image.shape, image.dtype) == ((224, 224, 1), np.float32)
+    assert (image.min(), image.max()) == (0.0, 1.0)
+    np.testing.assert_array_equal(image * 4096, np.round(image * 4096))
+
+
+def test_nothing_aliases():
+    # Stripes of one pixel, an eighth of the ramp's range, that every fifth pixel alone would show in full.
+    ramp = np.tile(np.linspace(0, 1000, 200)[:, None], (1, 200))
+    stripes = ramp + np.tile([0.0, 125.0], (200, 100))
+    spec = PreprocessSpec(image_size=40)
+    np.testing.assert_allclose(preprocess(stripes, spec)[5:-5], preprocess(ramp, spec)[5:-5], atol=0.01)
+
+
+def test_units_and_offset_do_not_matter():
+    pixels = radiograph()
+    spec = PreprocessSpec(image_size=64)
+    np.testing.assert_allclose(
+        preprocess(pixels * 257.0 + 31.0, spec, 65535.0), preprocess(pixels, spec), atol=2.0**-12 + 1e-6
+    )
+
+
+def test_a_constant_image_gives_zeros_and_says_so():
+    done = preprocess_native(np.full((50, 60), 7.0), PreprocessSpec())
+    assert not done.image.any() and "constant" in done.warnings
+
+
+def test_letterbox_keeps_the_aspect_ratio():
+    image = preprocess(np.tile(np.arange(100.0), (50, 1)), PreprocessSpec(image_size=64, aspect="letterbox"))[
+        ..., 0
+    ]
+    assert not image[:16].any() and not image[-16:].any()
+    assert (image[16:48].max(axis=1) > 0.99).all()
+
+
+def test_denoising_comes_before_resizing_at_the_given_sigma(monkeypatch):
+    calls = []
+
+    def recorded(image, sigma, *, profile, backend):
+        calls.append((image.shape, sigma, profile, backend))
+        return image
+
+    monkeypatch.setattr("data_prep.preprocess.bm3d", recorded)
+    pixels = radiograph() * 257
+    spec = PreprocessSpec(denoise_backend="numba", denoise_profile="np", sigma=10.0, image_size=32)
+    preprocess(pixels, spec, 65535.0)
+    assert calls == [((150, 110), pytest.approx(10.0 * 257), "np", "numba")]
+    done = preprocess_native(pixels, dataclasses.replace(spec, sigma=None), 65535.0)
+    assert calls[1][1] / 257 == pytest.approx(5.0, rel=0.15)  # the noise that radiograph() adds
+    assert done.sigma * 257 == pytest.approx(calls[1][1])
+
+
+@pytest.mark.parametrize("backend", ["numba", "package"])
+def test_denoised_pixels_are_bm3ds(backend):
+    pytest.importorskip(f"data_prep.bm3d.{backend}_backend")
+    pixels = radiograph(64, 72)
+    spec = PreprocessSpec(denoise_backend=backend, sigma=5.0, image_size=32)
+    done = preprocess_native(pixels, spec)
+    np.testing.assert_array_equal(done.denoised, bm3d(pixels.astype(np.float32), 5.0, backend=backend))
+    plain = preprocess_native(pixels, dataclasses.replace(spec, denoise_backend="none"))
+    assert np.abs(done.denoised - plain.denoised).mean() > 1
+
+
+def test_poisson_noise_is_denoised_better_with_its_model():
+    pytest.importorskip("data_prep.bm3d.numba_backend")
+    y, x = np.mgrid[:192, :192] / 192
+    clean = 6 + 90 * (x + 0.3 * np.sin(6 * y))
+    noisy = RNG.poisson(clean.clip(1)).astype(np.float32)
+    error = {}
+    for model in ("gaussian", "poisson"):
+        done = preprocess_native(noisy, PreprocessSpec(denoise_backend="numba", noise_model=model))
+        error[model] = np.abs(done.denoised - clean).mean()
+        assert "not_poisson" not in done.warnings
+    assert error["poisson"] < 0.9 * error["gaussian"]
+    white = 100 + RNG.normal(0, 5, (192, 192))
+    done = preprocess_native(white, PreprocessSpec(denoise_backend="numba", noise_model="poisson"))
+    assert "not_poisson" in done.warnings
+
+
+def test_spec_travels_as_json():
+    spec = PreprocessSpec(denoise_backend="numba", sigma=12.5, image_size=128, aspect="letterbox")
+    assert PreprocessSpec.from_json(spec.to_json()) == spec
+    assert PreprocessSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "not JSON"),
+        ("[]", "has the fields"),
+        ('{"image_size": 224}', "has the fields"),
+        (PreprocessSpec().to_json().replace('"version": 1', '"version": 2'), "version is 2"),
+    ],
+)
+def test_specs_of_other_releases_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        PreprocessSpec.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"denoise_backend": "magic"},
+        {"denoise_profile": "slow"},
+        {"noise_model": "pink"},
+        {"aspect": "crop"},
+        {"image_size": 4},
+        {"sigma": -1.0},
+        {"sigma": float("nan")},
+        {"value_bits": 4},
+    ],
+)
+def test_settings_are_checked_at_once(fields):
+    with pytest.raises(UserError, match="allowed"):
+        PreprocessSpec(**fields)
+
+
+def test_a_file_is_preprocessed_as_its_pixels_are(tmp_path):
+    pixels = radiograph().astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    spec = PreprocessSpec(image_size=64)
+    np.testing.assert_array_equal(preprocess_file(tmp_path / "a.png", spec), preprocess(pixels, spec))
+    with pytest.raises(UserError, match=r"a\.png: .*over the limit"):
+        preprocess_file(tmp_path / "a.png", spec, Limits(max_pixels=100))
+    (tmp_path / "b.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"b\.png: not a PNG"):
+        preprocess_file(tmp_path / "b.png", spec)

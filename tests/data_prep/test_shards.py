@@ -1,0 +1,97 @@
+"""Shards: what goes in comes out of plain TFDS, in order, compactly, without TensorFlow."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from scipy import ndimage
+
+from data_prep import shards
+from data_prep.preprocess import PreprocessSpec, preprocess
+from data_prep.shards import Example, even_shards, write_shards
+
+SIZE = 16
+
+
+def image_of(example: Example) -> np.ndarray:
+    pixels = np.random.default_rng(int(example.id)).integers(0, 4097, (SIZE, SIZE, 1))
+    return (pixels / 4096).astype(np.float32)
+
+
+def examples(start, stop, **metadata):
+    return [Example(str(i), f"f{i}.png", "ab"[i % 2], f"p{i}", f"p{i}", metadata) for i in range(start, stop)]
+
+
+def write(out, splits, description=None):
+    write_shards(
+        out, splits, image_of, image_size=SIZE, class_names=["a", "b"], description=description or {}
+    )
+    return tfds.builder_from_directory(str(out))
+
+
+def test_round_trip_in_order_over_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "EXAMPLES_PER_SHARD", 4)
+    splits = {"train": examples(0, 10), "test": examples(10, 13)}
+    builder = write(tmp_path / "out", splits, {"preprocessing": {"sigma": None}})
+    assert builder.info.splits["train"].shard_lengths == [3, 4, 3]
+    assert builder.info.splits["test"].shard_lengths == [3]
+    assert len(list((tmp_path / "out").glob("*train*.array_record-*"))) == 3
+    assert builder.info.metadata == {"preprocessing": {"sigma": None}}
+    for name, expected in splits.items():
+        found = list(builder.as_data_source(name))
+        assert [e["id"].decode() for e in found] == [e.id for e in expected]
+        for one, example in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one["image"], image_of(example))
+            assert one["image"].dtype == np.float32
+            assert "ab"[one["label"]] == example.label
+            assert one["file"].decode() == example.file
+            assert one["patient_id"].decode() == example.patient_id
+            assert one["group"].decode() == example.group
+
+
+def test_metadata_columns_become_numbers_or_text(tmp_path):
+    first, second, third = examples(0, 3)
+    rows = [
+        Example(
+            **{**vars(first), "metadata": {"age": "61.5", "sex": "female", "T score": "-2.5", "label": "x"}}
+        ),
+        Example(**{**vars(second), "metadata": {"sex": "7", "T score": "nan"}}),
+        third,
+    ]
+    found = list(write(tmp_path / "out", {"train": rows}).as_data_source("train"))
+    assert [e["sex"] for e in found] == [b"female", b"7", b""]
+    np.testing.assert_array_equal([e["age"] for e in found], np.float32([61.5, np.nan, np.nan]))
+    assert [e["t_score"] for e in found] == [b"-2.5", b"nan", b""]  # "nan" is no finite number: text
+    assert [e["label_"] for e in found] == [b"x", b"", b""]
+    assert [e["label"] for e in found] == [0, 1, 0]
+
+
+def test_opens_where_neither_tensorflow_nor_this_project_is(tmp_path):
+    write(tmp_path / "out", {"train": examples(0, 2)})
+    code = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"source = tfds.builder_from_directory({str(tmp_path / 'out')!r}).as_data_source('train')\n"
+        "print(len(source), source[1]['image'].shape, {'tensorflow', 'data_prep'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == f"2 ({SIZE}, {SIZE}, 1) set()"
+
+
+def test_stored_compactly(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(600, 500))
+    pixels = 128 + 2000 * ndimage.gaussian_filter(noise, 4) + noise
+    image = preprocess(pixels.clip(0, 255), PreprocessSpec())
+    out = tmp_path / "out"
+    many = [Example(str(i), f"{i}", "a", "p", "g") for i in range(20)]
+    write_shards(out, {"train": many}, lambda _: image, image_size=224, class_names=["a"], description={})
+    stored = sum(f.stat().st_size for f in out.glob("*.array_record-*")) / len(many)
+    assert stored < 0.5 * image.nbytes
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(1, [1]), (256, [256]), (257, [128, 129]), (1000, [250] * 4)])
+def test_shards_are_even(count, lengths):
+    assert [len(shard) for shard in even_shards(range(count))] == lengths
