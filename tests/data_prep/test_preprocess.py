@@ -46,7 +46,8 @@ def test_nothing_aliases():
     ramp = np.tile(np.linspace(0, 1000, 200)[:, None], (1, 200))
     stripes = ramp + np.tile([0.0, 125.0], (200, 100))
     spec = PreprocessSpec(image_size=40)
-    np.testing.assert_allclose(preprocess(stripes, spec)[5:-5], preprocess(ramp, spec)[5:-5], atol=0.01)
+    inside = np.s_[2:-2, 2:-2]  # at the border the filter is cut off
+    np.testing.assert_allclose(preprocess(stripes, spec)[inside], preprocess(ramp, spec)[inside], atol=0.005)
 
 
 def test_units_and_offset_do_not_matter():
