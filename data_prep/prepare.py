@@ -78,19 +78,18 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     """
     out = Path(out)
     spec = preprocess_spec(config)
-    _check_destination(source, out, config.overwrite)
+    _check_destination(source, out, _holds_dataset(out), config.overwrite)
     with _partial_folder(out) as partial:
         dataset = partial / "dataset"
-        listed, clean = _read(source, partial, config)
-        images, rejected = _process(listed, clean, spec, partial / "cache", config)
-        total = len(listed.records) + len(listed.rejected)
-        _check_quarantine(rejected, total, partial, config.quarantine.max_fraction)
+        root, images, rejected = _gather(source, spec, partial, config)
         groups = _groups(images)
         audit = _content_audit(images)
         kept, dropped = _resolve_duplicates(images, config.conflicts, config.duplicates)
         rejected = sorted([*rejected, *dropped], key=lambda r: (r.file, r.reason))
-        rows = _rows(kept, groups, config)
-        warnings = _warnings(images, rows, config)
+        rows = _rows(kept, groups, _splits(kept, groups, config))
+        warnings = [*_source_warnings(images, config), *_split_warnings(rows, config)]
+        for text in warnings:
+            _LOG.warning("%s", text)
 
         digest = fingerprint(rows, spec.to_json(), config.class_names)
         _write_dataset(dataset, rows, kept, spec, digest, partial / "cache", config)
@@ -114,7 +113,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
             load_image=lambda row: load_image(partial / "cache", keys[row.file]),
         )
         if str(source) == PHANTOM:
-            listed.root.rename(dataset / PHANTOM)
+            root.rename(dataset / PHANTOM)
         _publish(dataset, out, partial)
     counts = Counter(row.split for row in rows)
     images_by_split = {name: counts[name] for name in SPLITS if counts[name]}
@@ -130,6 +129,38 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     )
 
 
+def audit(source: str | Path, out: Path, config: ConfigDict) -> dict[str, Any]:
+    """Looks at a source without preparing it: `manifest.csv` (no splits), `quarantine.csv` and `audit.json`.
+
+    Args and errors as those of `prepare`; nothing is denoised.
+
+    Returns:
+      What `audit.json` holds.
+    """
+    out = Path(out)
+    spec = dataclasses.replace(preprocess_spec(config), denoise_backend="none")
+    ours = (out / "audit.json").is_file() and not _holds_dataset(out)
+    _check_destination(source, out, ours, config.overwrite)
+    with _partial_folder(out) as partial:
+        result = partial / "dataset"
+        result.mkdir()
+        _, images, rejected = _gather(source, spec, partial, config)
+        rows = _rows(images, _groups(images), [""] * len(images))
+        found = {**_content_audit(images), "warnings": _source_warnings(images, config)}
+        write_manifest(result / "manifest.csv", rows)
+        write_quarantine(result / "quarantine.csv", rejected)
+        write_json(result / "audit.json", found)
+        _publish(result, out, partial)
+    _LOG.info(
+        "audited %d images: %d pictures in several files, %d of them under contradictory labels; %d files unusable",
+        len(images),
+        len(found["exact_duplicates"]),
+        len(found["conflicts"]),
+        len(rejected),
+    )
+    return found
+
+
 def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
     """The part of a preparation's config that determines the pixels."""
     return PreprocessSpec(
@@ -142,7 +173,12 @@ def preprocess_spec(config: ConfigDict) -> PreprocessSpec:
     )
 
 
-def _check_destination(source: str | Path, out: Path, overwrite: bool) -> None:
+def _holds_dataset(out: Path) -> bool:
+    return (out / "dataset_info.json").is_file()
+
+
+def _check_destination(source: str | Path, out: Path, ours: bool, overwrite: bool) -> None:
+    """Raises UserError unless `out` is free, or is the same command's earlier work and may be overwritten."""
     here = out.resolve()
     if str(source) != PHANTOM:
         there = Path(source).resolve()
@@ -151,12 +187,10 @@ def _check_destination(source: str | Path, out: Path, overwrite: bool) -> None:
             raise UserError(f"--out {out} and --source {source} lie in each other; choose a folder apart")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / "dataset_info.json").is_file():
-        raise UserError(f"{out} exists and is no prepared data set; give another --out")
+    if not ours:
+        raise UserError(f"{out} exists and was not written by this command; give another --out")
     if not overwrite:
-        raise UserError(
-            f"{out} holds a finished data set; give another --out, or --config.overwrite=True to replace it"
-        )
+        raise UserError(f"{out} is finished; give another --out, or --config.overwrite=True to replace it")
 
 
 @contextmanager
@@ -183,6 +217,17 @@ def _publish(dataset: Path, out: Path, partial: Path) -> None:
     if out.exists():
         out.rename(partial / "replaced")
     dataset.rename(out)
+
+
+def _gather(
+    source: str | Path, spec: PreprocessSpec, partial: Path, config: ConfigDict
+) -> tuple[Path, list[_Image], list[Rejected]]:
+    """The source's folder, its images after their tasks, and what cannot be used, both sorted by file."""
+    listed, clean = _read(source, partial, config)
+    images, rejected = _process(listed, clean, spec, partial / "cache", config)
+    total = len(listed.records) + len(listed.rejected)
+    _check_quarantine(rejected, total, partial, config.quarantine.max_fraction)
+    return listed.root, images, rejected
 
 
 def _read(source: str | Path, partial: Path, config: ConfigDict) -> tuple[Source, Mapping[str, Path]]:
@@ -341,20 +386,22 @@ def _resolve_duplicates(
     return kept, [Rejected(file, reason) for file, reason in dropped.items()]
 
 
-def _rows(kept: Sequence[_Image], groups: Mapping[str, str], config: ConfigDict) -> list[Row]:
+def _splits(kept: Sequence[_Image], groups: Mapping[str, str], config: ConfigDict) -> list[str]:
     files = [image.record.file for image in kept]
-    labels = [image.record.label for image in kept]
-    splits = assign_splits(
-        labels,
+    return assign_splits(
+        [image.record.label for image in kept],
         [groups[file] for file in files],
         {name: config.split[name] for name in SPLITS},
         seed=config.seed,
         given=[image.record.split for image in kept],
         files=files,
     )
+
+
+def _rows(images: Sequence[_Image], groups: Mapping[str, str], splits: Sequence[str]) -> list[Row]:
     copies: Counter[str] = Counter()
     rows = []
-    for image, split in zip(kept, splits, strict=True):
+    for image, split in zip(images, splits, strict=True):
         done = image.prepared
         copies[done.sha256] += 1
         suffix = f"-{copies[done.sha256]}" if copies[done.sha256] > 1 else ""
@@ -379,8 +426,8 @@ def _rows(kept: Sequence[_Image], groups: Mapping[str, str], config: ConfigDict)
     return rows
 
 
-def _warnings(images: Sequence[_Image], rows: Sequence[Row], config: ConfigDict) -> list[str]:
-    """What a reader of the results must know; a class that cannot be trained on stops the run."""
+def _source_warnings(images: Sequence[_Image], config: ConfigDict) -> list[str]:
+    """What a reader of any result on this source must know."""
     warnings = []
     own = sum(image.patient_id == image.record.file for image in images)
     if own:
@@ -391,10 +438,14 @@ def _warnings(images: Sequence[_Image], rows: Sequence[Row], config: ConfigDict)
     from_header = sum(i.record.patient_id is None and i.patient_id != i.record.file for i in images)
     if from_header:
         warnings.append(f"the patients of {from_header} images are taken from the DICOM PatientID")
+    labels = {image.record.label for image in images}
+    return warnings + [f"class {name} has no image" for name in config.class_names if name not in labels]
+
+
+def _split_warnings(rows: Sequence[Row], config: ConfigDict) -> list[str]:
+    """Splits that lack a class; a class that cannot be trained on stops the run."""
+    warnings = []
     labels, splits = [row.label for row in rows], [row.split for row in rows]
-    for name in config.class_names:
-        if name not in labels:
-            warnings.append(f"class {name} has no image")
     for split, classes in missing_classes(labels, splits).items():
         text = f"split {split} has no image of {', '.join(classes)}: too few patients"
         if split == "train":
@@ -403,8 +454,6 @@ def _warnings(images: Sequence[_Image], rows: Sequence[Row], config: ConfigDict)
     for name in SPLITS:
         if config.split[name] > 0 and name not in splits:
             warnings.append(f"split {name} is empty: too few patients")
-    for text in warnings:
-        _LOG.warning("%s", text)
     return warnings
 
 
@@ -437,7 +486,7 @@ def _write_dataset(
             "preprocessing": spec.to_dict(),
             "class_names": list(config.class_names),
             "fingerprint": digest,
-            "seed": config.seed,
+            "split": {**config.split.to_dict(), "seed": config.seed},
         },
     )
 

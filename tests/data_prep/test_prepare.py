@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_prep import image_task
 from data_prep.errors import UserError
-from data_prep.prepare import prepare
+from data_prep.prepare import audit, prepare
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_native
 from data_prep.workers import WorkerDied
 from osteojax import config as configs
@@ -89,7 +89,7 @@ def test_refuses_to_touch_what_is_there(folders, tmp_path):
         prepare(folders, out, settings())
     other = tmp_path / "mine"
     write_image(other / "keep.png", 1)
-    with pytest.raises(UserError, match="no prepared data set"):
+    with pytest.raises(UserError, match="not written by this command"):
         prepare(folders, other, settings(overwrite=True))
     assert (other / "keep.png").exists()
     prepare(folders, out, settings(overwrite=True, seed=1))
@@ -161,6 +161,29 @@ def test_contradictions_and_copies_are_left_out_and_explained(tmp_path):
     assert kept.quarantined == 0
     with pytest.raises(UserError, match="choose quarantine or keep"):
         prepare(source, tmp_path / "other", settings(conflicts="ignore"))
+
+
+def test_the_audit_alone_finds_the_same(tmp_path):
+    rows, images = ordinary()
+    images["oe3.png"] = images["hy0.png"]
+    source = labelled(tmp_path / "in", rows, images)
+    (source / "hy7.png").write_bytes(b"nothing")
+    found = audit(source, tmp_path / "audit", settings(denoise__backend="numba"))
+    assert {p.name for p in (tmp_path / "audit").iterdir()} == {
+        "audit.json",
+        "manifest.csv",
+        "quarantine.csv",
+    }
+    assert json.loads((tmp_path / "audit/audit.json").read_text()) == found
+    assert [{i["file"] for i in group} for group in found["conflicts"]] == [{"hy0.png", "oe3.png"}]
+    assert list(quarantined(tmp_path / "audit")) == ["hy7.png"]
+    manifest = read_csv(tmp_path / "audit/manifest.csv")
+    assert len(manifest) == 59 and {row["split"] for row in manifest} == {""}
+    prepare(source, tmp_path / "out", settings())
+    prepared = json.loads((tmp_path / "out/audit.json").read_text())
+    assert prepared["conflicts"] == found["conflicts"]
+    with pytest.raises(UserError, match="not written by this command"):
+        audit(source, tmp_path / "out", settings(overwrite=True))
 
 
 def test_unusable_files_are_quarantined_and_too_many_stop_the_run(tmp_path):
