@@ -12,11 +12,12 @@ import numpy as np
 
 CLASS_NAMES = ("healthy", "osteopenia", "osteoporosis")
 
-# Mean and standard deviation per class, in the order of CLASS_NAMES. The healthy values lie in the range that
-# Hildebrand et al. (J Bone Miner Res 1999;14:1167) measured by micro-CT at five sites (BV/TV 0.08 to 0.26,
-# Tb.Th 0.12 to 0.19 mm, Tb.Sp 0.64 to 0.85 mm); the direction of loss (fewer, thinner, farther, less
-# isotropic struts and a thinner cortex) is that of Khosla et al. (J Bone Miner Res 2006;21:124) and Parfitt
-# (Bone 1987), with spreads wide enough that neighbouring classes overlap.
+# Mean and standard deviation a class, in CLASS_NAMES' order. For scale: micro-CT of the iliac crest of
+# adults without bone disease gives BV/TV 0.15 +- 0.04, Tb.Th 0.17 +- 0.04 mm and Tb.Sp 0.78 +- 0.13 mm (Rubin
+# et al., Bone 2010, doi 10.1016/j.bone.2009.09.020), and the knee's loaded epiphyses are denser. The
+# direction of loss (fewer, thinner, farther struts and a thinner cortex) is that of Khosla et al. (J Bone
+# Miner Res 2006;21:124), exaggerated to the ends of a T-score range; the spreads make neighbouring classes
+# overlap.
 _BV_TV = ((0.240, 0.026), (0.185, 0.026), (0.135, 0.024))
 _TB_TH_MM = ((0.200, 0.016), (0.185, 0.016), (0.170, 0.016))
 _ANISOTROPY = ((1.7, 0.18), (2.1, 0.22), (2.6, 0.26))

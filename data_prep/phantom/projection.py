@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter
 
 from data_prep.phantom.anatomy import Patient
 from data_prep.phantom.texture import LOAD_ANGLES_DEG, smooth_field, trabecular_fields
@@ -22,7 +22,7 @@ Array = NDArray[np.float32]
 
 # Edge of the square that is rendered, in mm: the field of view and room for positioning.
 FRAME_MM = 164.0
-# Reference micro-architecture to whose row-wise projected mass every bone is matched: a middling one.
+# Micro-architecture to whose local projected mass every bone is matched: a middling one.
 _REFERENCE_BV_TV = 0.185
 _REFERENCE_CORTEX_MM = 4.1
 # Bone tissue in the cortex, the rest being Haversian porosity.
@@ -31,6 +31,9 @@ _CORTICAL_VOLUME_FRACTION = 0.95
 # dependent.
 _HETEROGENEITY = 0.08
 _HETEROGENEITY_MM = 6.0
+# Edge in mm of the boxes over which projected mass is matched: wider than a cortex, narrower than what a
+# thumbnail resolves.
+_MATCHED_MM = 9.0
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,21 @@ class Projection:
 
 @dataclass(frozen=True)
 class _Bone:
-    """Outline and depth of one bone: signed distance in mm (positive inside) and half-depths in mm."""
+    """Outline and depth of one bone.
+
+    Attributes:
+        inside: distance to the outline in mm, positive inside.
+        half_depth: half the bone's depth along the beam, away from its edge, in mm.
+        round_off: width in mm of the edge over which the depth rises to that.
+        cortex: cortical thickness in mm that is the same for every patient.
+        cortex_share: what is added to it, in units of the patient's diaphyseal cortical thickness.
+    """
 
     inside: Array
     half_depth: Array
     round_off: Array
     cortex: Array
+    cortex_share: Array
 
 
 def _smoothstep(x: Array, low: float, high: float) -> Array:
@@ -123,7 +135,8 @@ def _femur(x: Array, y: Array, patient: Patient) -> _Bone:
         inside=inside,
         half_depth=14.0 + 12.0 * epiphysis,
         round_off=15.0 + 2.0 * epiphysis,
-        cortex=np.float32(patient.cortex_mm) * (1.0 - epiphysis) + 0.9 * epiphysis,
+        cortex=0.9 * epiphysis,
+        cortex_share=1.0 - epiphysis,
     )
 
 
@@ -150,7 +163,8 @@ def _tibia(x: Array, y: Array, patient: Patient) -> _Bone:
         inside=inside,
         half_depth=13.0 + 10.0 * epiphysis,
         round_off=13.0 + 3.0 * epiphysis,
-        cortex=np.float32(0.9 * patient.cortex_mm) * (1.0 - epiphysis) + 1.0 * epiphysis,
+        cortex=epiphysis,
+        cortex_share=0.9 * (1.0 - epiphysis),
     )
 
 
@@ -161,17 +175,19 @@ def _fibula(x: Array, y: Array, patient: Patient) -> _Bone:
         inside=inside,
         half_depth=np.full_like(x, 5.5),
         round_off=np.full_like(x, 5.0),
-        cortex=np.float32(0.45 * patient.cortex_mm) * _smoothstep(y, 18.0, 50.0) + 0.6,
+        cortex=np.full_like(x, 0.6),
+        cortex_share=0.45 * _smoothstep(y, 18.0, 50.0),
     )
 
 
 def _patella(x: Array, y: Array, patient: Patient) -> _Bone:
     lateral, distal = patient.patella_mm
     return _Bone(
-        inside=_ellipse(x, y, lateral, distal - 6.0, 21.0 - 0.12 * (y - np.float32(distal)), 20.0),
-        half_depth=np.full_like(x, 6.5),
+        inside=_ellipse(x, y, lateral, distal - 6.0, 20.0 - 0.12 * (y - np.float32(distal)), 18.5),
+        half_depth=np.full_like(x, 5.5),
         round_off=np.full_like(x, 11.0),
         cortex=np.full_like(x, 1.0),
+        cortex_share=np.zeros_like(x),
     )
 
 
@@ -181,8 +197,10 @@ def _chord(inside: Array, round_off: Array, half_depth: Array) -> Array:
     return 2.0 * half_depth * np.sqrt(1.0 - u * u)
 
 
-def _chords(bone: _Bone, cortex: Array) -> tuple[Array, Array]:
-    """Lengths in mm of the beam in the bone's cortical shell and in what the shell encloses."""
+def _chords(bone: _Bone, cortex_mm: float) -> tuple[Array, Array]:
+    """Lengths in mm of the beam in the shell, for that diaphyseal thickness, and in what the shell
+    encloses."""
+    cortex = bone.cortex + np.float32(cortex_mm) * bone.cortex_share
     whole = _chord(bone.inside, bone.round_off, bone.half_depth)
     # The shell cannot fill the bone: a medullary core of at least 0.5 mm stays.
     core = _chord(
@@ -216,9 +234,30 @@ def _load_weights(x: Array, y: Array) -> tuple[Array, ...]:
     return tuple(np.sqrt(share) for share in shares)
 
 
-def _row_mass(bone_mm: Array, step: float) -> NDArray[np.float32]:
-    """Bone per row, blurred over 3 mm so that a ratio of two is defined at a bone's ends as well."""
-    return gaussian_filter1d(bone_mm.sum(axis=1), 3.0 / step, mode="nearest")
+def _relative_texture(field: Array, variance: float, core: Array, bv_tv: float) -> Array:
+    """Projected trabecular bone over its mean, for a field of that variance per mm of depth.
+
+    Lognormal with mean 1 and, to first order, the field's fluctuation: the Gaussian limit where the bone is
+    deep, and neither negative nor brighter on average where it is shallow and the fluctuation large.
+    """
+    scale = 1.0 / (np.float32(bv_tv) * np.sqrt(np.maximum(core, np.float32(1.0))))
+    return np.exp(scale * field - np.float32(0.5 * variance) * scale * scale)
+
+
+def _mass_match(bone_mm: Array, reference_mm: Array, step: float) -> Array:
+    """Smooth factor that gives `bone_mm` the local mean of `reference_mm`, over about 1 cm."""
+    size = max(1, round(_MATCHED_MM / step))
+
+    def local_mean(mass: Array) -> Array:
+        # Two boxes in a row are nearly a Gaussian; 0.1 mm keeps the ratio defined where there is no bone.
+        return uniform_filter(uniform_filter(mass, size, mode="nearest"), size, mode="nearest") + 0.1
+
+    target = local_mean(reference_mm)
+    match = np.ones_like(target)
+    # Repeated for what the factor's own variation within the boxes leaves over.
+    for _ in range(4):
+        match *= target / local_mean(match * bone_mm)
+    return match
 
 
 def _window(axis: NDArray[np.float32], low: float, high: float) -> slice:
@@ -249,6 +288,7 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
     fields = trabecular_fields(
         patient.bv_tv, 1.0 / patient.tb_n_per_mm, patient.anisotropy, pitch_mm, (n, n), rng
     )
+    variance = float(np.mean([field.var() for field in fields]))
     density = 1.0 + np.float32(_HETEROGENEITY) * smooth_field((n, n), _HETEROGENEITY_MM / pitch_mm, rng)
     # Overlapping bones must not share one texture: each takes the periodic fields from another place.
     shifts = rng.integers(0, n, (4, 2))
@@ -268,26 +308,22 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
     for (build, fill_at, columns, rows), shift in zip(bones, shifts, strict=True):
         y, x = np.meshgrid(axis[rows], axis[columns], indexing="ij")
         bone = build(x, y, patient)
-        shell, core = _chords(bone, bone.cortex)
-        reference_shell, reference_core = _chords(
-            bone, bone.cortex * np.float32(_REFERENCE_CORTEX_MM / patient.cortex_mm)
-        )
         fill = fill_at(y[:, :1])
+        shell, core = _chords(bone, patient.cortex_mm)
         trabecular = np.float32(patient.bv_tv) * fill * core
+        reference_shell, reference_core = _chords(bone, _REFERENCE_CORTEX_MM)
         reference = (
             _CORTICAL_VOLUME_FRACTION * reference_shell + np.float32(_REFERENCE_BV_TV) * fill * reference_core
         )
-        mean = _CORTICAL_VOLUME_FRACTION * shell + trabecular
-        match = (_row_mass(reference, step) + 1.0) / (_row_mass(mean, step) + 1.0)
+        match = _mass_match(_CORTICAL_VOLUME_FRACTION * shell + trabecular, reference, step)
         if build is _femur:
             reference_bone_mm = float(np.median(reference[bone.inside > 12.0])) * patient.areal_mass
-        # The fields are per square root of mm of depth, and the texture is relative to the mean BV/TV.
-        fluctuation = sum(
+        field = sum(
             weight * np.roll(field, tuple(shift), axis=(0, 1))[rows, columns]
             for weight, field in zip(_load_weights(x, y), fields, strict=True)
-        ) / (np.float32(patient.bv_tv) * np.sqrt(np.maximum(core, np.float32(1.0))))
-        texture = np.maximum(density[rows, columns] + fluctuation, 0.0)
-        total[rows, columns] += match[:, None] * (_CORTICAL_VOLUME_FRACTION * shell + trabecular * texture)
+        )
+        texture = density[rows, columns] * _relative_texture(field, variance, core, patient.bv_tv)
+        total[rows, columns] += match * (_CORTICAL_VOLUME_FRACTION * shell + trabecular * texture)
     x, y = np.broadcast_to(axis, (n, n)), np.broadcast_to(axis[:, None], (n, n))
     return Projection(
         bone_mm=total * np.float32(patient.areal_mass),

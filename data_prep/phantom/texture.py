@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 from scipy.special import ndtri
 
 # Decay of the field's correlation in units of the strut spacing: trabecular bone is quasi-periodic at best.
@@ -21,6 +22,8 @@ _CUTOFF_PER_SPACING = 0.12
 # Half the support of the covariance, and the step of the integral along the beam, in mm.
 _REACH_MM = 8.0
 _BEAM_STEP_MM = 0.15
+# Coarsest grid step in mm at which the covariance is computed: a third of the finest strut spacing.
+_FINE_STEP_MM = 0.3
 # Angle in degrees from the bone's axis of the three fields that are blended to follow the load lines.
 LOAD_ANGLES_DEG = (-22.0, 0.0, 22.0)
 
@@ -51,8 +54,8 @@ def levelled_covariance(rho: NDArray[np.floating], volume_fraction: float) -> ND
     """
     threshold = ndtri(1.0 - volume_fraction)
     angle = np.linspace(-np.pi / 2, np.pi / 2, 2049)
-    with np.errstate(divide="ignore"):
-        integrand = np.exp(-(threshold**2) / (1.0 + np.sin(angle))) / (2.0 * np.pi)
+    # The exponent is 0/0 at the lower end for a fraction of one half, where it is 0 everywhere else.
+    integrand = np.exp(-(threshold**2) / np.maximum(1.0 + np.sin(angle), 1e-300)) / (2.0 * np.pi)
     steps = 0.5 * (integrand[1:] + integrand[:-1]) * np.diff(angle)
     integral = np.concatenate([[0.0], np.cumsum(steps)])
     integral -= integral[angle.size // 2]
@@ -74,8 +77,10 @@ def projected_covariance(
     Returns:
         float64 (m, m), m even, lag zero at [m/2, m/2]; mm (mm^2 of thickness covariance per mm of depth).
     """
-    n = max(4, round(_REACH_MM / pitch))
-    lag = np.arange(-n, n) * pitch
+    # A pixel wider than the struts averages over them: computed on a finer grid, then averaged down.
+    oversampling = int(np.ceil(pitch / _FINE_STEP_MM))
+    n = oversampling * max(4, round(_REACH_MM / pitch))
+    lag = np.arange(-n, n) * (pitch / oversampling)
     # A point-symmetric covariance: the upper half is computed, the lower mirrored.
     y, x = np.meshgrid(lag[: n + 1], lag, indexing="ij")
     cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
@@ -89,8 +94,14 @@ def projected_covariance(
     covariance[: n + 1] = total
     covariance[n + 1 :, 1:] = total[1:n, 1:][::-1, ::-1]
     covariance[n + 1 :, 0] = total[1:n, 0][::-1]
+    if oversampling > 1:
+        # The covariance of box averages: convolved with the box's autocorrelation, a triangle.
+        triangle = np.convolve(np.ones(oversampling), np.ones(oversampling)) / oversampling**2
+        for axis in (0, 1):
+            covariance = correlate1d(covariance, triangle, axis=axis, mode="wrap")
+        covariance = covariance[::oversampling, ::oversampling]
     # The taper makes the cut-off covariance positive definite to a good approximation.
-    taper = np.hanning(2 * n + 1)[:-1]
+    taper = np.hanning(covariance.shape[0] + 1)[:-1]
     return covariance * np.sqrt(np.outer(taper, taper))
 
 
