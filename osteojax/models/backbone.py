@@ -1,7 +1,6 @@
 """What all architectures share: stem, four stages, head, each callable alone."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.layers import Linear
@@ -92,8 +91,3 @@ def _position(part: str) -> int:
     if part not in STAGES:
         raise ValueError(f"no part {part!r}; there are {', '.join(STAGES)}")
     return STAGES.index(part)
-
-
-def relu6(x: jax.Array) -> jax.Array:
-    """min(max(x, 0), 6)."""
-    return jnp.clip(x, 0, 6)

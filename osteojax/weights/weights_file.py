@@ -15,10 +15,12 @@ from flax import nnx
 
 from data_prep.errors import UserError
 from osteojax import models
-from osteojax.weights.layouts import Layout, Origin, Shape, layouts_of, origins_of, parameter_shapes
+from osteojax.weights.keras_h5 import read_keras_h5
+from osteojax.weights.layouts import LAYOUTS, Layout, Origin, Shape, origins_of, parameter_shapes
 from osteojax.weights.npz import read_npz
 from osteojax.weights.pth import read_pth
 from osteojax.weights.safetensors_file import read_safetensors
+from osteojax.weights.sources import Located, locate
 from osteojax.weights.tensors import Tensors
 
 METADATA_KEY = "osteojax"
@@ -49,37 +51,28 @@ def load(source: str | Path, arch: str) -> WeightsFile:
     """Reads weights for an architecture and converts them to our layout.
 
     Args:
-        source: a `.pth`, `.npz` or `.safetensors` file, the project's own files among them.
+        source: a path (`.pth`, `.pt`, `.bin`, `.npz`, `.safetensors`, `.h5`, the project's own files among
+            them) or a name, see `osteojax.weights.sources.locate`: "imagenet" for the architecture's
+            published weights, "pip:efficientnet_lite0", or "https://...#sha256=<hex>".
         arch: the registry's name of the architecture that they belong to.
 
     Raises:
-        UserError: no such file or architecture, a damaged or hostile file, or tensors that do not fit: one
-            message names every missing, extra and mis-shaped one.
+        UserError: no such file or architecture, no network, a damaged or hostile file, or tensors that do
+            not fit: one message names every missing, extra and mis-shaped one.
     """
     entry = models.spec(arch)
-    path = Path(source)
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such weights file")
+    located = locate(source, entry)
+    path = located.path
     tensors, own = _read(path)
     if own is not None:
         if own.get("arch") != arch:
             raise UserError(f"{path} holds weights of {own.get('arch')!r}, not of {arch!r}")
         origins = {key: Origin((key,), (shape,), np.asarray) for key, shape in parameter_shapes(arch).items()}
-        arrays = _collect(path, tensors, origins, ignored=None, what=f"{arch} in our own layout")
+        arrays = _collect(path, tensors, origins, ignored=r"(?!)", what=f"{arch} in our own layout")
         return WeightsFile(arch, arrays, own)
-    layout, origins = _best_layout(arch, tensors)
+    layout, origins = _best_layout(path, entry, tensors)
     arrays = _collect(path, tensors, origins, layout.ignored, f"{arch} in the {layout.name} layout")
-    provenance = {
-        "source": path.name,
-        "sha256": file_sha256(path),
-        "layout": layout.name,
-        "licence": "not stated by the file",
-        "arch": arch,
-        "num_classes": arrays[HEAD[1]].shape[0],
-        "mean": list(entry.preprocessing.mean),
-        "std": list(entry.preprocessing.std),
-    }
-    return WeightsFile(arch, arrays, provenance)
+    return WeightsFile(arch, arrays, _provenance(located, entry, layout, arrays[HEAD[1]].shape[0]))
 
 
 def apply(model: models.Backbone, weights: WeightsFile, *, head: Literal["reset", "keep"] = "reset") -> None:
@@ -111,10 +104,20 @@ def apply(model: models.Backbone, weights: WeightsFile, *, head: Literal["reset"
     nnx.update(model, state)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _provenance(located: Located, entry: models.Spec, layout: Layout, num_classes: int) -> dict[str, Any]:
+    with located.path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    published = entry.weights is not None and sha256.startswith(entry.weights.sha256)
+    return {
+        "arch": entry.name,
+        "source": located.origin,
+        "sha256": sha256,
+        "layout": layout.name,
+        "licence": entry.weights.licence if published else "not stated by the file",
+        "num_classes": num_classes,
+        "mean": list(entry.preprocessing.mean),
+        "std": list(entry.preprocessing.std),
+    }
 
 
 def _read(path: Path) -> tuple[Tensors, dict[str, Any] | None]:
@@ -124,6 +127,8 @@ def _read(path: Path) -> tuple[Tensors, dict[str, Any] | None]:
             return _without_prefix(read_pth(path)), None
         case ".npz":
             return _without_prefix(read_npz(path)), None
+        case ".h5":
+            return read_keras_h5(path), None
         case ".safetensors":
             tensors, metadata = read_safetensors(path)
             if METADATA_KEY not in metadata:
@@ -147,16 +152,28 @@ def _without_prefix(tensors: Tensors) -> Tensors:
     return tensors
 
 
-def _best_layout(arch: str, tensors: Tensors) -> tuple[Layout, dict[str, Origin]]:
+def _best_layout(path: Path, entry: models.Spec, tensors: Tensors) -> tuple[Layout, dict[str, Origin]]:
     """The layout of which the file has the most tensors: what is missing is then told in the right names."""
-    candidates = [(layout, origins_of(layout, arch)) for layout in layouts_of(arch)]
+    keras = path.suffix == ".h5"
+    layouts = [layout for layout in LAYOUTS[entry.family] if layout.keras == keras]
+    if not layouts:
+        readable = [
+            name
+            for name, spec in models.REGISTRY.items()
+            if any(layout.keras == keras for layout in LAYOUTS[spec.family])
+        ]
+        raise UserError(
+            f"{path}: {entry.name} is not read from {path.suffix} files, which have other strides or layers; "
+            f"these are: {', '.join(readable)}"
+        )
+    candidates = [(layout, origins_of(layout, entry.name)) for layout in layouts]
     return max(
         candidates, key=lambda pair: sum(key in tensors for origin in pair[1].values() for key in origin.keys)
     )
 
 
 def _collect(
-    path: Path, tensors: Tensors, origins: Mapping[str, Origin], ignored: str | None, what: str
+    path: Path, tensors: Tensors, origins: Mapping[str, Origin], ignored: str, what: str
 ) -> dict[str, np.ndarray]:
     """All arrays in our layout, or one error that names every tensor that does not fit."""
     wanted = {
@@ -165,7 +182,7 @@ def _collect(
         for key, shape in zip(origin.keys, origin.shapes, strict=True)
     }
     missing = [key for key in wanted if key not in tensors]
-    extra = [key for key in tensors if key not in wanted and not (ignored and re.fullmatch(ignored, key))]
+    extra = [key for key in tensors if key not in wanted and not re.fullmatch(ignored, key)]
     misshaped = [
         f"{key} is {tensors[key].shape} {tensors[key].dtype}, not {_shape_text(shape)} floating point"
         for key, shape in wanted.items()

@@ -1,0 +1,103 @@
+"""DenseNet-121 (Huang et al. 2017, arXiv:1608.06993), in the layout of torchvision.
+
+A transition opens the stage that it leads into, so that stages begin where the resolution falls.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.layers import Conv, ConvBN, LayerOptions
+from osteojax.models.pool import avg_pool2
+from osteojax.models.resnet import Stem
+
+GROWTH = 32
+BOTTLENECK = 4 * GROWTH
+
+
+class DenseLayer(nnx.Module):
+    """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution; its output is appended to its input."""
+
+    def __init__(self, in_features: int, *, options: LayerOptions, rngs: nnx.Rngs) -> None:
+        self.norm = options.batch_norm(in_features)
+        self.conv1 = ConvBN(in_features, BOTTLENECK, 1, options=options, rngs=rngs)
+        self.conv2 = Conv(BOTTLENECK, GROWTH, 3, options=options, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, in) -> (B, H, W, in + 32)."""
+        y = jax.nn.relu(self.conv1(jax.nn.relu(self.norm(x, mask)), mask))
+        return jnp.concatenate([x, self.conv2(y)], axis=-1)
+
+
+class Transition(nnx.Module):
+    """Norm, ReLU, 2x2 mean, 1x1 convolution to half the features.
+
+    The original convolves before it averages; the two commute, and this way round costs a quarter.
+    """
+
+    def __init__(self, in_features: int, *, options: LayerOptions, rngs: nnx.Rngs) -> None:
+        self.norm = options.batch_norm(in_features)
+        self.conv = Conv(in_features, in_features // 2, 1, options=options, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, in) -> (B, H / 2, W / 2, in / 2)."""
+        return self.conv(avg_pool2(jax.nn.relu(self.norm(x, mask))))
+
+
+class FinalNorm(nnx.Module):
+    """Norm and ReLU after the last dense block."""
+
+    def __init__(self, features: int, *, options: LayerOptions) -> None:
+        self.norm = options.batch_norm(features)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) -> the same shape."""
+        return jax.nn.relu(self.norm(x, mask))
+
+
+class DenseStage(nnx.Module):
+    """Transition (but in the first stage), dense layers, final norm (only in the last)."""
+
+    def __init__(
+        self, in_features: int, depth: int, *, first: bool, last: bool, options: LayerOptions, rngs: nnx.Rngs
+    ) -> None:
+        self.transition = None if first else Transition(in_features, options=options, rngs=rngs)
+        start = in_features if first else in_features // 2
+        self.blocks = nnx.List(
+            [DenseLayer(start + i * GROWTH, options=options, rngs=rngs) for i in range(depth)]
+        )
+        self.features = start + depth * GROWTH
+        self.final = FinalNorm(self.features, options=options) if last else None
+
+    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) -> (B, H', W', features)."""
+        if self.transition is not None:
+            h = self.transition(h, mask)
+        for block in self.blocks:
+            h = block(h, mask)
+        return h if self.final is None else self.final(h, mask)
+
+
+def densenet(
+    *,
+    arch: str,
+    depths: tuple[int, int, int, int],
+    num_classes: int,
+    in_channels: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    options: LayerOptions,
+    rngs: nnx.Rngs,
+) -> Backbone:
+    """A DenseNet of growth rate 32 with `depths` layers in its blocks."""
+    stem = Stem(in_channels=in_channels, mean=mean, std=std, options=options, rngs=rngs)
+    features = 64
+    stages = []
+    for index, depth in enumerate(depths):
+        stage = DenseStage(
+            features, depth, first=index == 0, last=index == len(depths) - 1, options=options, rngs=rngs
+        )
+        features = stage.features
+        stages.append(stage)
+    return Backbone(arch, stem, stages, PoolHead(features, num_classes, rngs=rngs))

