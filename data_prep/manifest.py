@@ -54,8 +54,8 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_quarantine(path: Path, rejected: Sequence[Rejected]) -> None:
-    """Writes file and reason of everything that was left out."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    """Writes file and reason of everything that was left out; bytes of a name that are no UTF-8 as escapes."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["file", "reason"])
         writer.writerows([r.file, r.reason] for r in rejected)

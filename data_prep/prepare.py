@@ -88,6 +88,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
         rejected = sorted([*rejected, *dropped], key=lambda r: (r.file, r.reason))
         rows = _rows(kept, groups, _splits(kept, groups, config))
         warnings = [*_source_warnings(images, config), *_split_warnings(rows, config)]
+        warnings += _noise_warnings(rows, spec)
         for text in warnings:
             _LOG.warning("%s", text)
 
@@ -455,6 +456,19 @@ def _split_warnings(rows: Sequence[Row], config: ConfigDict) -> list[str]:
         if config.split[name] > 0 and name not in splits:
             warnings.append(f"split {name} is empty: too few patients")
     return warnings
+
+
+def _noise_warnings(rows: Sequence[Row], spec: PreprocessSpec) -> list[str]:
+    """Whether the denoiser was steered by estimates that should not be believed."""
+    if spec.denoise_backend == "none" or spec.sigma is not None:
+        return []
+    doubtful = sum(bool(row.noise_warnings) for row in rows)
+    if not doubtful:
+        return []
+    return [
+        f"the noise of {doubtful} of {len(rows)} images is clipped, correlated or hardly measurable (manifest.csv "
+        "says which): their estimated sigma is no measure of it; denoise.sigma gives one"
+    ]
 
 
 def _write_dataset(

@@ -61,7 +61,7 @@ def write_report(
     ]
     head = f'<meta charset="utf-8"><title>Prepared radiographs</title><style>{_STYLE}</style>'
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[object]], cell: str = "<td>") -> str:

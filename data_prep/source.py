@@ -82,7 +82,10 @@ def read_source(source: str | Path, class_names: Sequence[str], aliases: Mapping
         rows = _folder_rows(path, classes)
     else:
         raise UserError(f"source {path} is neither a folder nor a table")
-    records, rejected = _check_files(root, rows)
+    try:
+        records, rejected = _check_files(root, rows)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror}") from None
     if not records and not rejected:
         raise UserError(
             f"no images in {path}; expected {LABELS_FILE} or the class folders {', '.join(class_names)}"
@@ -113,12 +116,16 @@ def _folder_rows(root: Path, classes: Mapping[str, str]) -> Iterator[Record | Re
 
 def _walk(root: Path, folder: Path) -> Iterator[str]:
     """Every entry below a folder that is not itself a real folder; links to folders are not followed."""
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         for name in files + links:
             if not name.startswith(".") and name.lower() not in _CLUTTER:
                 yield (Path(parent) / name).relative_to(root).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _table_rows(table: Path, classes: Mapping[str, str]) -> Iterator[Record | Rejected]:
@@ -127,8 +134,6 @@ def _table_rows(table: Path, classes: Mapping[str, str]) -> Iterator[Record | Re
             yield from _parse_table(table, stream, classes)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} is not a UTF-8 CSV file: {error}") from None
-    except OSError as error:
-        raise UserError(f"{table} cannot be read: {error.strerror}") from None
 
 
 def _parse_table(
@@ -201,8 +206,8 @@ def _check_files(root: Path, rows: Iterator[Record | Rejected]) -> tuple[list[Re
 def _outside(real_root: Path, file: str) -> str | None:
     """Why a path does not stay within the source, or None. Links may be followed only to the inside."""
     path = PurePosixPath(file)
-    if "\0" in file:
-        return "the path holds a NUL character"
+    if "\0" in file or any("\ud800" <= character <= "\udfff" for character in file):
+        return "the path is not valid UTF-8 text"
     if path.is_absolute() or ".." in path.parts or Path(file).is_absolute():
         return "the path leaves the source folder"
     try:

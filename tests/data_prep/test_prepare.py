@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import psutil
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from scipy import ndimage
 
 from data_prep import image_task
 from data_prep.errors import UserError
@@ -193,10 +195,30 @@ def test_unusable_files_are_quarantined_and_too_many_stop_the_run(tmp_path):
     (source / "oe4.png").unlink()
     prepare(source, tmp_path / "out", settings())
     assert set(quarantined(tmp_path / "out")) == {"hy3.png", "oe4.png"}
+    assert not {"hy3.png", "oe4.png"} & {row["file"] for row in read_csv(tmp_path / "out/manifest.csv")}
     with pytest.raises(UserError, match=r"2 of 60 files.*max_fraction=0\.02"):
         prepare(source, tmp_path / "strict", settings(quarantine__max_fraction=0.02))
     assert not (tmp_path / "strict").exists()
     assert len(read_csv(tmp_path / "strict.partial/quarantine.csv")) == 2
+
+
+def test_a_name_that_is_no_text_is_quarantined(folders, tmp_path):
+    (folders / os.fsdecode(b"Normal/\xff.png")).touch()
+    prepare(folders, tmp_path / "out", settings())
+    assert list(quarantined(tmp_path / "out")) == ["Normal/\\udcff.png"]
+
+
+def test_doubtful_noise_estimates_are_said_aloud(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.preprocess.bm3d", lambda image, sigma, **_: image)
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    for row in rows:  # blurred: the noise is correlated
+        smooth = ndimage.gaussian_filter(np.asarray(Image.open(source / row["file"]), float), 1)
+        Image.fromarray(smooth.astype(np.uint8)).save(source / row["file"])
+    config = settings(denoise__backend="numba")
+    assert "60 of 60 images" in " ".join(prepare(source, tmp_path / "out", config).warnings)
+    config.denoise.sigma = 20.0
+    assert not prepare(source, tmp_path / "given", config).warnings
 
 
 def test_a_file_that_kills_its_worker_is_quarantined(tmp_path, monkeypatch):

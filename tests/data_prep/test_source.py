@@ -92,6 +92,14 @@ def test_links_in_class_folders(tmp_path):
     assert set(reasons(source)) == {"normal/folder", "normal/file.png"}
 
 
+def test_names_that_are_no_text(tmp_path):
+    (tmp_path / "normal").mkdir()
+    (tmp_path / os.fsdecode(b"normal/\xff.png")).touch()
+    source = read_source(tmp_path, NAMES, ALIASES)
+    assert not source.records
+    assert list(reasons(source).values()) == ["the path is not valid UTF-8 text"]
+
+
 def test_a_file_listed_twice(tmp_path):
     table(tmp_path, "file,label\na,normal\na,normal\nb,normal\nb,osteopenia\n./c,normal\nc,normal\n")
     source = read_source(tmp_path, NAMES, ALIASES)
