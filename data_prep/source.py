@@ -61,7 +61,7 @@ def read_source(source: str | Path, class_names: Sequence[str], aliases: Mapping
     Args:
       source: a folder that holds `labels.csv`, the path of such a file, or a folder of class folders.
       class_names: canonical class names; compared case-insensitively.
-      aliases: further names of classes -> canonical name.
+      aliases: further names of classes -> canonical name; those of other class lists are passed over.
 
     Returns:
       Records and rejections, both sorted by file.
@@ -97,11 +97,8 @@ def _class_lookup(class_names: Sequence[str], aliases: Mapping[str, str]) -> dic
     lookup = {name.lower(): name for name in class_names}
     if len(lookup) != len(class_names):
         raise UserError(f"class_names has a name twice: {', '.join(class_names)}")
-    for alias, name in aliases.items():
-        if name.lower() not in lookup:
-            raise UserError(f"class_aliases: {alias!r} stands for {name!r}, which is not in class_names")
-        lookup[alias.lower()] = lookup[name.lower()]
-    return lookup
+    known = {alias.lower(): lookup[name.lower()] for alias, name in aliases.items() if name.lower() in lookup}
+    return known | lookup
 
 
 def _folder_rows(root: Path, classes: Mapping[str, str]) -> Iterator[Record | Rejected]:
