@@ -163,7 +163,7 @@ def test_a_training_step_equals_pytorch():
     for path, leaf in gradient.items():
         norm = np.linalg.norm(leaf[...])
         reference = wanted[f"gradient:{origins(arch)[path].keys[0]}"]
-        # a gradient sums over the whole batch and back through all layers: ten times the forward tolerance
+        # The golden is float64. Sums over the whole batch, back through all layers: ten times the tolerance.
         assert abs(norm - reference) < 10 * TOLERANCE * reference, path
 
 
