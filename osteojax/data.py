@@ -57,13 +57,12 @@ class PreparedDataset:
             )
         builder = tfds.builder_from_directory(str(directory))
         metadata = builder.info.metadata
-        if not metadata or "preprocessing" not in metadata:
+        if not metadata or "preprocess" not in metadata:
             raise UserError(f"{directory} holds no preprocessing spec; it was not written by `osteojax prep`")
-        spec = metadata["preprocessing"]
         return cls(
             directory=directory,
             class_names=tuple(builder.info.features["label"].names),
-            preprocessing=json.loads(spec) if isinstance(spec, str) else dict(spec),
+            preprocessing=json.loads(metadata["preprocess"]),
             fingerprint=metadata["fingerprint"],
             splits={name: split.num_examples for name, split in builder.info.splits.items()},
             image_shape=tuple(builder.info.features["image"].shape),

@@ -15,18 +15,31 @@ log = logging.getLogger(__name__)
 POLICIES = ("imagenet", "imagenet_or_random", "random")
 
 
-def build(config: ml_collections.ConfigDict, architecture: str, classes: int) -> nnx.Module:
-    """The model of a config with random weights; `config.seed` determines them."""
+def build(config: ml_collections.ConfigDict, architecture: str, classes: int, devices: int = 1) -> nnx.Module:
+    """The model of a config with random weights; `config.seed` determines them.
+
+    Batch norm takes its statistics over the global batch, or, with `model.batch_norm='per_device'`, over the part
+    of each of the `devices`.
+
+    Raises:
+        UserError: an unknown architecture or choice.
+    """
+    groups = {"global": 1, "per_device": devices}
+    if config.model.batch_norm not in groups:
+        raise UserError(f"model.batch_norm={config.model.batch_norm!r} is not one of {', '.join(groups)}")
     return models.create(
         architecture,
         num_classes=classes,
         in_channels=1,
         dtype=jnp.dtype(config.model.dtype),
         rngs=nnx.Rngs(config.seed),
+        bn_groups=groups[config.model.batch_norm],
     )
 
 
-def initialise(config: ml_collections.ConfigDict, classes: int) -> tuple[nnx.Module, dict[str, Any]]:
+def initialise(
+    config: ml_collections.ConfigDict, classes: int, devices: int
+) -> tuple[nnx.Module, dict[str, Any]]:
     """The model at step 0 and the record of its origin: `architecture`, `init` and, where there are some, `weights`.
 
     `config.init` is a policy: `imagenet` insists on pretrained weights; `imagenet_or_random` falls back first on
@@ -39,7 +52,7 @@ def initialise(config: ml_collections.ConfigDict, classes: int) -> tuple[nnx.Mod
         raise UserError(f"init={config.init!r} is not one of {', '.join(POLICIES)}")
     architecture = config.model.name
     if config.init == "random":
-        return build(config, architecture, classes), {"architecture": architecture, "init": "random"}
+        return build(config, architecture, classes, devices), {"architecture": architecture, "init": "random"}
 
     candidates = [(architecture, config.weights or None)]
     if config.init == "imagenet_or_random" and config.model.fallback:
@@ -52,9 +65,9 @@ def initialise(config: ml_collections.ConfigDict, classes: int) -> tuple[nnx.Mod
                 raise
             log.warning("no ImageNet weights for %s: %s", name, error)
             continue
-        model = build(config, name, classes)
+        model = build(config, name, classes, devices)
         weights.apply(model, found, head="reset")
         log.info("%s starts from ImageNet weights: %s", name, found.provenance["source"])
         return model, {"architecture": name, "init": "imagenet", "weights": found.provenance}
     log.warning("%s starts from RANDOM weights: this is not transfer learning", architecture)
-    return build(config, architecture, classes), {"architecture": architecture, "init": "random"}
+    return build(config, architecture, classes, devices), {"architecture": architecture, "init": "random"}

@@ -267,13 +267,13 @@ def start(
     for step in reversed(checkpoints.steps()):
         try:
             record = checkpoints.record(step)
-            recipe = recipe_for(build(config, record["origin"]["architecture"], classes))
+            recipe = recipe_for(build(config, record["origin"]["architecture"], classes, mesh.size))
             return recipe, restore_state(checkpoints, step, recipe, mesh), record
         except DamagedCheckpoint as error:
             log.warning("%s; going back to the one before", error)
             checkpoints.set_aside(step)
 
-    model, origin = initialise(config, classes)
+    model, origin = initialise(config, classes, mesh.size)
     recipe = recipe_for(model)
     layout = state_sharding(mesh, jax.eval_shape(recipe.init_state, *recipe.network.init()))
     state = jax.jit(recipe.init_state, out_shardings=layout)(*recipe.network.init())
