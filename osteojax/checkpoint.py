@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -28,22 +28,28 @@ class DamagedCheckpoint(Exception):
     """A checkpoint whose arrays are not the ones that were saved."""
 
 
-@jax.jit
-def _checksums(tree: Any) -> Any:
-    def of(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
-        bits = bits.astype(jnp.uint32).ravel()
-        # Odd weights: a single flipped bit changes the sum, wherever it is. Integer sums do not depend on the order,
-        # hence not on how many devices hold the array.
-        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
-
-    return jax.tree.map(of, tree)
-
-
 def checksums(tree: Any) -> dict[str, int]:
-    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices."""
-    leaves = jax.tree_util.tree_leaves_with_path(_checksums(tree))
-    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}
+    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices and hosts."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    sums = np.asarray([_local_checksum(x) for _, x in leaves], np.uint32)
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(sums).sum(0, dtype=np.uint32)
+    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
+
+
+def _local_checksum(x: jax.Array) -> np.uint32:
+    """The part of an array's checksum that this process holds: the sum over its elements of bits x odd weight.
+
+    As the weight is odd, a single flipped bit changes the sum, wherever it is. As it depends on the element's place
+    in the whole array, and the sum is one of integers, the layout over devices does not matter.
+    """
+    total = np.uint32(0)
+    for shard in x.addressable_shards:
+        if shard.replica_id == 0:
+            place = np.arange(x.size, dtype=np.uint32).reshape(x.shape)[shard.index]
+            bits = np.ascontiguousarray(shard.data).view(f"u{x.dtype.itemsize}").astype(np.uint32)
+            total += np.sum(bits.reshape(place.shape) * (2 * place + np.uint32(1)), dtype=np.uint32)
+    return total
 
 
 def is_better(mode: str, value: float, best: float | None) -> bool:
@@ -122,7 +128,7 @@ class Checkpoints:
         """
         best = None
         for step in self.steps():
-            ranking = self.record(step)["ranking"]
+            ranking = self.record(step)["best"]
             if ranking["step"] == step and is_better(ranking["mode"], ranking["value"], best and best[1]):
                 best = (step, ranking["value"])
         if best is None:

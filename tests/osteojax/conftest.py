@@ -1,11 +1,19 @@
 """A prepared dataset of generated images, and a config of a run that takes seconds."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data_prep.preprocess import PreprocessSpec
 from data_prep.shards import Example, write_shards
 
 from osteojax import config as configs
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny
+
+tiny.register()
 
 CLASSES = ("healthy", "osteopenia", "osteoporosis")
 SIZE = 32
@@ -60,7 +68,7 @@ def quick(prepared):
     """A run of six steps on `prepared`: two epochs of three batches, the last of them uneven."""
     config = configs.load("configs/paper_resnet50.py")
     config.update(init="random", epochs=2.0, log_every=2)
-    config.model.name = "resnet18"
+    config.model.name = "tiny"
     config.data.update(dir=str(prepared), batch_size=8)
     config.eval.batch_size = 4
     config.groups = "all"
