@@ -24,7 +24,16 @@ def get_config() -> ml_collections.ConfigDict:
             # A file or a name of published weights; empty for the default of the architecture.
             "weights": "",
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
-            "model": c({"name": "resnet50", "fallback": "", "dtype": "float32", "batch_norm": "global"}),
+            # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/conv.py.
+            "model": c(
+                {
+                    "name": "resnet50",
+                    "fallback": "",
+                    "dtype": "float32",
+                    "batch_norm": "global",
+                    "conv_impl": "auto",
+                }
+            ),
             # Stem, stages 1 and 2 frozen. A preset (head, stage4, stage3+, stage2+, bn_affine, all) or a tuple of
             # {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first pattern that matches wins.
             "groups": "stage3+",

@@ -18,7 +18,7 @@ from osteojax.checkpoint import Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.data import PreparedDataset
 from osteojax.figures import draw_figures
 from osteojax.inference import split_logits
-from osteojax.initialise import build
+from osteojax.initialise import build_shapes
 from osteojax.mesh import batch_sharding, make_mesh, replicated
 from osteojax.network import Network
 from osteojax.progress import print_table
@@ -55,7 +55,7 @@ def evaluate(
         check_same_preparation(record, dataset)
 
         mesh = make_mesh()
-        network = Network(build(config, record["origin"]["architecture"], len(record["class_names"])))
+        network = Network(build_shapes(config, record["origin"]["architecture"], len(record["class_names"])))
         params, batch_stats = network.init()
         like = {"params": params, "batch_stats": batch_stats}
         if "ema" in record["checksums"]:

@@ -34,7 +34,15 @@ def build(config: ml_collections.ConfigDict, architecture: str, classes: int, de
         dtype=jnp.dtype(config.model.dtype),
         rngs=nnx.Rngs(config.seed),
         bn_groups=groups[config.model.batch_norm],
+        conv_impl=config.model.conv_impl,
     )
+
+
+def build_shapes(
+    config: ml_collections.ConfigDict, architecture: str, classes: int, devices: int = 1
+) -> nnx.Module:
+    """As `build`, with shapes in place of arrays: quick, where the values are about to be restored."""
+    return nnx.eval_shape(lambda: build(config, architecture, classes, devices))
 
 
 def initialise(

@@ -21,7 +21,7 @@ from osteojax import models, scores
 from osteojax.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.data import PreparedDataset, plan_for, to_devices, train_iterator
 from osteojax.inference import split_logits
-from osteojax.initialise import build, initialise
+from osteojax.initialise import build_shapes, initialise
 from osteojax.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from osteojax.network import Network
 from osteojax.optimizer import make_schedule
@@ -267,7 +267,7 @@ def start(
     for step in reversed(checkpoints.steps()):
         try:
             record = checkpoints.record(step)
-            recipe = recipe_for(build(config, record["origin"]["architecture"], classes, mesh.size))
+            recipe = recipe_for(build_shapes(config, record["origin"]["architecture"], classes, mesh.size))
             return recipe, restore_state(checkpoints, step, recipe, mesh), record
         except DamagedCheckpoint as error:
             log.warning("%s; going back to the one before", error)

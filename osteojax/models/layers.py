@@ -44,6 +44,19 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def standard_normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal float32 numbers, drawn in powers of two.
+
+    A ResNet has dozens of kernel shapes, and XLA would compile a generator for each: ten seconds before the first
+    step. Powers of two make it a handful.
+    """
+    count = math.prod(shape)
+    return _draw(key, 1 << (count - 1).bit_length())[:count].reshape(shape)
+
+
+_draw = jax.jit(lambda key, count: jax.random.normal(key, (count,), jnp.float32), static_argnums=1)
+
+
 class Conv(nnx.Module):
     """A bias-free square convolution, NHWC, kernel (k, k, in / groups, out) float32.
 
@@ -63,7 +76,7 @@ class Conv(nnx.Module):
     ) -> None:
         shape = (size, size, in_features // groups, out_features)
         std = math.sqrt(2 / (size * size * out_features / groups))
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
+        self.kernel = nnx.Param(std * standard_normal(rngs.params(), shape))
         self.stride = stride
         self.groups = groups
         self.options = options

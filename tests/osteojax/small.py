@@ -1,0 +1,103 @@
+"""A network of a few thousand parameters, a generated dataset and a config: runs that take seconds.
+
+Run as a script it is the console script with that network in the registry, for tests that need a process.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_prep.preprocess import PreprocessSpec
+from data_prep.shards import Example, write_shards
+from osteojax import config as configs
+from osteojax.models import registry
+from osteojax.models.backbone import Backbone, PoolHead, Stage
+from osteojax.models.resnet import BasicBlock, Stem
+
+
+def tiny(*, arch, num_classes, in_channels, mean, std, options, rngs):
+    """One basic block a stage, eight channels everywhere behind the stem."""
+    stem = Stem(in_channels=in_channels, mean=mean, std=std, options=options, rngs=rngs)
+    widths = (64, 8, 8, 8, 8)
+    stages = [
+        Stage([BasicBlock(widths[i], widths[i + 1], 1 + (i == 3), v1=False, options=options, rngs=rngs)])
+        for i in range(4)
+    ]
+    return Backbone(arch, stem, stages, PoolHead(8, num_classes, rngs=rngs))
+
+
+def register():
+    """Adds the architecture `tiny`."""
+    spec = dataclasses.replace(registry.spec("resnet18"), name="tiny", build=tiny, settings={}, weights=None)
+    registry.REGISTRY = {**registry.REGISTRY, "tiny": spec}
+
+
+CLASSES = ("healthy", "osteopenia", "osteoporosis")
+SIZE = 32
+
+
+def generated_image(example: Example) -> np.ndarray:
+    """Stripes whose spacing tells the class, under noise: learnable, but not by the mean."""
+    rng = np.random.default_rng(int(example.id, 16))
+    period = 3 + 3 * CLASSES.index(example.label)
+    stripes = 0.5 + 0.3 * np.sin(2 * np.pi * (np.arange(SIZE) + rng.uniform(0, period)) / period)
+    image = stripes[None, :] + rng.normal(0, 0.1, (SIZE, SIZE))
+    return np.clip(np.round(image * 4096) / 4096, 0, 1).astype(np.float32)[..., None]
+
+
+def write_dataset(out, counts, seed=0):
+    """A dataset with the given number of examples in each split, two images a patient."""
+    serial = iter(range(10_000))
+    splits = {}
+    for split, count in counts.items():
+        examples = []
+        for i in range(count):
+            k = next(serial)
+            patient = f"{split}-{i // 2}"
+            examples.append(
+                Example(f"{k + 10_000 * seed:016x}", f"{k}.png", CLASSES[i // 2 % 3], patient, patient)
+            )
+        splits[split] = examples
+    write_shards(
+        out,
+        splits,
+        generated_image,
+        image_size=SIZE,
+        class_names=CLASSES,
+        description={
+            "preprocess": PreprocessSpec(image_size=SIZE).to_json(),
+            "class_names": list(CLASSES),
+            "fingerprint": f"generated-{seed}",
+            "seed": seed,
+        },
+    )
+    return out
+
+
+def quick_config(data_dir):
+    """Six steps: two epochs of three batches, the last of them uneven."""
+    config = configs.load("configs/paper_resnet50.py")
+    config.update(init="random", epochs=2.0, log_every=2)
+    config.model.update(name="tiny", conv_impl="native")
+    config.data.update(dir=str(data_dir), batch_size=8)
+    config.eval.batch_size = 4
+    config.groups = "all"
+    config.optimizer.learning_rate = 1e-3
+    config.mesh.data = 1
+    return config
+
+
+def write_config(path, config):
+    """A config file that gives this config, for the command line."""
+    path.write_text(
+        f"from osteojax import config\ndef get_config():\n    return config.from_json({configs.to_json(config)!r})\n"
+    )
+    return path
+
+
+register()
+
+if __name__ == "__main__":
+    from osteojax.cli import main
+
+    main()
