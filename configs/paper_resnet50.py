@@ -34,9 +34,11 @@ def get_config() -> ml_collections.ConfigDict:
                     "conv_impl": "auto",
                 }
             ),
-            # Stem, stages 1 and 2 frozen. A preset (head, stage4, stage3+, stage2+, bn_affine, all) or a tuple of
-            # {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first pattern that matches wins.
-            "groups": "stage3+",
+            # What learns: head, stageK, stageK+ (and all later ones), bn_affine, all. Here stem, stages 1 and 2 are frozen.
+            "preset": "stage3+",
+            # Instead of a preset: a tuple of {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first
+            # pattern that matches a parameter's path wins.
+            "groups": (),
             "data": c({"dir": "", "batch_size": 32, "threads": 2}),
             # The published pipeline names no augmentation. rotate in degrees, shift and gain as fractions.
             "augment": c({"flip": False, "rotate": 0.0, "shift": 0.0, "gain": 0.0}),

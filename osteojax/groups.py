@@ -70,14 +70,12 @@ def preset(name: str, stages: Sequence[str]) -> tuple[Group, ...]:
     return (head, *(Group(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
 
 
-def from_config(entries: str | Iterable[Mapping], stages: Sequence[str]) -> tuple[Group, ...]:
-    """Groups from a config: a preset's name, or a list of mappings with the fields of `Group`.
+def from_config(entries: Iterable[Mapping]) -> tuple[Group, ...]:
+    """Groups from a config's list of mappings with the fields of `Group`.
 
     Raises:
         UserError: an unknown field, a pattern that is no regular expression, two groups of one name.
     """
-    if isinstance(entries, str):
-        return preset(entries, stages)
     fields = {field.name for field in dataclasses.fields(Group)}
     groups = []
     for entry in entries:

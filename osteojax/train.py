@@ -260,7 +260,8 @@ def start(
 
     def recipe_for(model: nnx.Module) -> Recipe:
         network = Network(model)
-        groups = parameter_groups.from_config(config.groups, models.stages(model))
+        listed = parameter_groups.from_config(config.groups)
+        groups = listed or parameter_groups.preset(config.preset, models.stages(model))
         labels = parameter_groups.assign(groups, network.init()[0])
         return Recipe(network, groups, labels, make_schedule(config.optimizer, total_steps), config, weights)
 

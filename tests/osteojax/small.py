@@ -81,7 +81,7 @@ def quick_config(data_dir):
     config.model.update(name="tiny", conv_impl="native")
     config.data.update(dir=str(data_dir), batch_size=8)
     config.eval.batch_size = 4
-    config.groups = "all"
+    config.preset = "all"
     config.optimizer.learning_rate = 1e-3
     config.mesh.data = 1
     return config
@@ -89,8 +89,9 @@ def quick_config(data_dir):
 
 def write_config(path, config):
     """A config file that gives this config, for the command line."""
+    text = repr(configs.to_json(config))
     path.write_text(
-        f"from osteojax import config\ndef get_config():\n    return config.from_json({configs.to_json(config)!r})\n"
+        f"from osteojax import config\n\ndef get_config():\n    return config.from_json({text})\n"
     )
     return path
 

@@ -85,9 +85,9 @@ def test_gradual_unfreezing_changes_the_learning_set_at_its_steps():
 )
 def test_malformed_groups_are_errors(entry, message):
     with pytest.raises(UserError, match=message):
-        from_config([entry], STAGES)
+        from_config([entry])
 
 
 def test_two_groups_of_one_name_are_an_error():
     with pytest.raises(UserError, match="same name"):
-        from_config([{"name": "a", "pattern": "x"}, {"name": "a", "pattern": "y"}], STAGES)
+        from_config([{"name": "a", "pattern": "x"}, {"name": "a", "pattern": "y"}])
