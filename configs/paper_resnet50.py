@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "conv_impl": "auto",
                 }
             ),
-            # What learns: head, stageK, stageK+ (and all later ones), bn_affine, all. Here stem, stages 1 and 2 are frozen.
+            # What learns: head, stageK, stageK+ (all later ones too), bn_affine, all. Here: all behind stage 2.
             "preset": "stage3+",
             # Instead of a preset: a tuple of {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first
             # pattern that matches a parameter's path wins.

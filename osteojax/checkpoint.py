@@ -48,7 +48,8 @@ def _local_checksum(x: jax.Array) -> np.uint32:
         if shard.replica_id == 0:
             place = np.arange(x.size, dtype=np.uint32).reshape(x.shape)[shard.index]
             bits = np.ascontiguousarray(shard.data).view(f"u{x.dtype.itemsize}").astype(np.uint32)
-            total += np.sum(bits.reshape(place.shape) * (2 * place + np.uint32(1)), dtype=np.uint32)
+            part = np.sum(bits.reshape(place.shape) * (2 * place + np.uint32(1)), dtype=np.uint32)
+            total = np.add(total, part, dtype=np.uint32)
     return total
 
 
@@ -73,15 +74,17 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._metric, self._mode = metric, mode
         writing = metric is not None
-        value = (lambda metrics: metrics[metric]) if writing else (lambda metrics: 0.0)
+        sign = 1 if mode == "max" else -1
         best = preservation_policy.BestN(
-            get_metric_fn=value, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
+            # Of equals the earliest, as `is_better` has it.
+            get_metric_fn=lambda metrics: (sign * metrics[metric], -metrics["step"]),
+            n=1,
+            keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=value,
-                best_mode=mode,
+                best_fn=lambda metrics: sign * metrics[metric],  # without it Orbax stores no metrics
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [preservation_policy.LatestN(n=keep), best]
                 ),
@@ -113,7 +116,7 @@ class Checkpoints:
                     if jax.tree.leaves(tree)
                 },
             ),
-            metrics=dict(metrics) if metrics is not None else None,
+            metrics={**metrics, "step": record["step"]} if metrics is not None else None,
         )
 
     def steps(self) -> list[int]:

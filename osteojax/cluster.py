@@ -1,10 +1,13 @@
 """Several processes as one run: `jax.distributed`, started only when asked for or on a recognised cluster."""
 
+import contextlib
 import logging
 import os
-import re
+import socket
+import time
 
 import jax
+from jax._src.clusters import ClusterEnv  # public only through jax.distributed.initialize
 
 from data_prep.errors import UserError
 
@@ -59,20 +62,88 @@ def start(
         raise UserError("--coordinator, --processes and --process_id are given together or not at all")
     if coordinator is None and cluster is None:
         raise UserError("no cluster is recognised: give --coordinator, --processes and --process_id")
-    try:
-        jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
-    except (RuntimeError, ValueError) as error:
-        why = _who_is_missing(error, coordinator)
-        raise UserError(f"the run could not start on all its hosts within {timeout} s: {why}") from error
-    log.info("process %d of %d on %s", jax.process_index(), jax.process_count(), cluster or coordinator)
-
-
-def _who_is_missing(error: Exception, coordinator: str | None) -> str:
-    tasks = sorted(set(map(int, re.findall(r"task:(\d+)", str(error)))))
-    if tasks:
-        return (
-            f"no word from process {', '.join(map(str, tasks))}; see why it did not start, or raise --timeout"
+    if coordinator is None:
+        # What `jax.distributed.initialize` would find out by itself; the roll call needs it first.
+        coordinator, processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, timeout
         )
-    if "UNAVAILABLE" in str(error) or "DEADLINE" in str(error):
-        return f"no answer from the coordinator {coordinator or '(process 0)'}; does its process run?"
-    return str(error).splitlines()[0]
+    roll_call(coordinator, processes, process_id, timeout)
+    jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
+    log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)
+
+
+def roll_call(coordinator: str, processes: int, process_id: int, timeout: float) -> None:
+    """Returns when all processes are there.
+
+    `jax.distributed` waits for all as well, but where one does not come it aborts every process with a stack trace
+    that names none. So process 0 first listens on the coordinator's address itself: each of the others calls in
+    with its number and its host's name and waits for the word to go on.
+
+    Args:
+        coordinator: host:port of process 0.
+        processes: how many there are.
+        process_id: which one this is.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        UserError: not all came; names those that did not, and on the others the coordinator that did not answer.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--coordinator={coordinator} is not host:port")
+    if process_id == 0:
+        _listen(int(port), processes, time.monotonic() + timeout)
+    else:
+        _call_in(host, int(port), process_id, time.monotonic() + timeout)
+
+
+def _listen(port: int, processes: int, deadline: float) -> None:
+    present: dict[int, str] = {0: socket.gethostname()}
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(socket.create_server(("", port)))
+        except OSError as error:
+            raise UserError(
+                f"port {port} of the coordinator cannot be used: {error.strerror}; choose another"
+            ) from error
+        callers = []
+        while len(present) < processes:
+            server.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                caller = stack.enter_context(server.accept()[0])
+            except TimeoutError:
+                missing = ", ".join(_name(i) for i in range(processes) if i not in present)
+                came = ", ".join(f"{i} on {host}" for i, host in sorted(present.items()))
+                raise UserError(
+                    f"no word from {missing} in time (came: {came}); see why it did not start"
+                ) from None
+            caller.settimeout(5)
+            with contextlib.suppress(OSError, ValueError):  # a port scanner, a caller that died
+                number, _, name = caller.recv(300).decode().strip().partition(" ")
+                present[int(number)] = name
+                callers.append(caller)
+        for caller in callers:
+            with contextlib.suppress(OSError):
+                caller.sendall(b"go")
+
+
+def _call_in(host: str, port: int, process_id: int, deadline: float) -> None:
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection((host, port), timeout=5) as line:
+                line.sendall(f"{process_id} {socket.gethostname()}\n".encode())
+                line.settimeout(max(deadline - time.monotonic(), 0.001))
+                if line.recv(2) == b"go":
+                    return
+        except OSError:
+            pass
+        time.sleep(0.2)
+    raise UserError(
+        f"no answer from process 0 at {host}:{port} in time, or not all processes came; see its log"
+    )
+
+
+def _name(process: int) -> str:
+    """The process, with its host's name where the cluster tells it."""
+    hosts = [name for name in os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",") if name]
+    return f"process {process} ({hosts[process]})" if process < len(hosts) else f"process {process}"

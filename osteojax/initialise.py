@@ -62,14 +62,15 @@ def initialise(
     if config.init == "random":
         return build(config, architecture, classes, devices), {"architecture": architecture, "init": "random"}
 
-    candidates = [(architecture, config.weights or None)]
-    if config.init == "imagenet_or_random" and config.model.fallback:
-        candidates.append((config.model.fallback, None))
-    for name, source in candidates:
+    candidates = [architecture]
+    if config.init == "imagenet_or_random" and config.model.fallback and not config.weights:
+        candidates.append(config.model.fallback)
+    for name in candidates:
         try:
-            found = weights.load(source, name)
-        except weights.Unavailable as error:
-            if config.init == "imagenet":
+            found = weights.load(config.weights or "imagenet", name)
+        except UserError as error:
+            # Weights that were named are wanted, whatever the policy.
+            if config.init == "imagenet" or config.weights:
                 raise
             log.warning("no ImageNet weights for %s: %s", name, error)
             continue

@@ -1,5 +1,6 @@
 """One training run, from a config to checkpoints; started again on the same workdir, it goes on where it was."""
 
+import contextlib
 import logging
 import math
 import signal
@@ -94,6 +95,7 @@ def train(
     )
     if step >= total_steps or best.exhausted:
         log.info("the run is complete at step %d; best step: %s", step, best.best_step)
+        checkpoints.close()
         return
 
     writer = MetricsWriter(workdir, resume_step=step)
@@ -111,7 +113,7 @@ def train(
             "origin": saved["origin"],
             "iterator": iterator.get_state(),
             "best": best.as_record(),
-            "pending": pending,
+            "pending": list(pending),  # a copy: the record is written while training goes on
         }
         checkpoints.save(state, record, metrics)
 
@@ -129,7 +131,11 @@ def train(
     clock = Clock()
     stop_requested = listen_for_sigterm()
     first_step = step
-    with Progress("training", total_steps, step) as progress:
+    with (
+        contextlib.closing(writer),
+        contextlib.closing(checkpoints),
+        Progress("training", total_steps, step) as progress,
+    ):
         while step < total_steps and not best.exhausted:
             if step in boundaries and step > 0:
                 entering = max(b for b in boundaries if b < step)
@@ -177,13 +183,9 @@ def train(
                 with clock.paused():
                     save(result)
             if preempted:
-                checkpoints.close()
-                writer.close()
                 raise Preempted(
                     f"stopped by SIGTERM after step {step}, saved; start the same command again to go on"
                 )
-    checkpoints.close()
-    writer.close()
     log.info("finished at step %d; best step: %s", step, best.best_step)
 
 

@@ -350,7 +350,9 @@ def test_training_without_a_validation_split(quick, tmp_path):
 
 
 def command(config_file, workdir, *flags, devices=1):
-    environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}")
+    root = str(SCRIPT.parents[2])
+    simulated = f"--xla_force_host_platform_device_count={devices}"
+    environment = dict(os.environ, XLA_FLAGS=simulated, PYTHONPATH=root)
     arguments = [
         sys.executable,
         str(SCRIPT),
@@ -359,7 +361,7 @@ def command(config_file, workdir, *flags, devices=1):
         f"--workdir={workdir}",
         *flags,
     ]
-    return {"args": arguments, "env": environment, "cwd": SCRIPT.parents[2]}
+    return {"args": arguments, "env": environment, "cwd": root}
 
 
 def wait_for_step(workdir, step, process):
