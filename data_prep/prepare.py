@@ -210,7 +210,12 @@ def _partial_folder(out: Path) -> Iterator[Path]:
             raise UserError(f"another run is preparing {out} (it holds {partial}/lock)") from None
         for leftover in ("dataset", "dataset.tfds"):
             shutil.rmtree(partial / leftover, ignore_errors=True)
-        yield partial
+        try:
+            yield partial
+        except BaseException:
+            if not any((partial / "cache").iterdir()) and not (partial / "quarantine.csv").exists():
+                shutil.rmtree(partial)  # it failed before anything was worth keeping
+            raise
         shutil.rmtree(partial)
 
 

@@ -396,6 +396,12 @@ def test_source_and_destination_must_lie_apart(folders, tmp_path):
             prepare(folders, out, settings())
 
 
+def test_a_run_that_did_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        prepare(tmp_path / "none", tmp_path / "out", settings())
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_runs_on_one_destination(folders, tmp_path):
     (tmp_path / "out.partial").mkdir()
     with (tmp_path / "out.partial/lock").open("w") as lock:
