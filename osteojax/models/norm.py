@@ -1,5 +1,7 @@
 """Batch normalisation as in PyTorch: masked, over the global batch or over virtual device groups."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -57,33 +59,34 @@ class BatchNorm(nnx.Module):
             factor, offset = self.affine()
             return (x * factor + offset).astype(x.dtype)
 
-        batch, features = x.shape[0], x.shape[-1]
+        batch = x.shape[0]
         if batch % self.groups:
             raise ValueError(f"a batch of {batch} does not divide into {self.groups} batch-norm groups")
-        grouped = x.reshape(self.groups, batch // self.groups, -1, features)
-        positions = grouped.shape[2]
+        # One group is no reshape: that one would not keep the sharding of the batch.
+        grouped = x[None] if self.groups == 1 else x.reshape(self.groups, -1, *x.shape[1:])
+        axes = tuple(range(1, grouped.ndim - 1))
         # One pass over memory: moments about the running mean, which is near the batch's, so that the
         # subtraction below does not cancel (it would about zero, where |mean| >> std).
         pivot = jax.lax.stop_gradient(self.mean[...])
         centred = grouped.astype(jnp.float32) - pivot
+        positions = math.prod(x.shape[1:-1])
         if mask is None:
-            count = jnp.full((self.groups, 1), (batch // self.groups) * positions, jnp.float32)
-            total, total_sq = centred.sum((1, 2)), jnp.square(centred).sum((1, 2))
+            count = jnp.asarray([[batch // self.groups * positions]], jnp.float32)
         else:
-            weight = mask.reshape(self.groups, -1, 1, 1).astype(jnp.float32)
-            count = weight.sum((1, 2)) * positions
-            total, total_sq = (centred * weight).sum((1, 2)), (jnp.square(centred) * weight).sum((1, 2))
+            kept = mask.reshape(self.groups, -1, *(1,) * (x.ndim - 1)) != 0
+            centred = jnp.where(kept, centred, 0)
+            count = kept.sum(axes, dtype=jnp.float32) * positions
         some = count > 0
-        shift = total / jnp.maximum(count, 1)
-        biased = jnp.maximum(total_sq / jnp.maximum(count, 1) - jnp.square(shift), 0)
+        shift = centred.sum(axes) / jnp.maximum(count, 1)
+        biased = jnp.maximum(jnp.square(centred).sum(axes) / jnp.maximum(count, 1) - jnp.square(shift), 0)
         mean = jnp.where(some, shift + pivot, self.mean[...])
         var = jnp.where(some, biased, self.var[...])
 
-        factor, offset = self._affine(mean, var)
-        y = (grouped * factor[:, None, None] + offset[:, None, None]).astype(x.dtype)
+        factor, offset = (jnp.expand_dims(each, axes) for each in self._affine(mean, var))
+        y = (grouped * factor + offset).astype(x.dtype)
 
         unbiased = jnp.where(some, biased * count / jnp.maximum(count - 1, 1), self.var[...])
         blend = self.momentum
         self.mean[...] = jax.lax.stop_gradient((1 - blend) * self.mean[...] + blend * mean.mean(0))
         self.var[...] = jax.lax.stop_gradient((1 - blend) * self.var[...] + blend * unbiased.mean(0))
-        return y.reshape(x.shape)
+        return y[0] if self.groups == 1 else y.reshape(x.shape)
