@@ -61,11 +61,16 @@ def bm3d(
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
     middle = low + (high - low) / 2
     normalised = ((image.astype(np.float64, copy=False) - middle) / sigma).astype(np.float32)
-    height, width = image.shape
-    least = max(profile.hard.block_size, profile.wiener.block_size)
-    padded = np.pad(normalised, ((0, max(0, least - height)), (0, max(0, least - width))), mode="symmetric")
-    clean = denoise(np.ascontiguousarray(padded), profile)[:height, :width]
+    padded = np.pad(normalised, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+    clean = denoise(np.ascontiguousarray(padded), profile)[: image.shape[0], : image.shape[1]]
     return (clean * np.float64(sigma) + middle).astype(np.float32)
+
+
+def _missing(size: int, profile: Profile) -> int:
+    """Pixels to append so that blocks at multiples of both stages' steps cover the side, and one at least."""
+    block = max(profile.hard.block_size, profile.wiener.block_size)
+    steps = math.lcm(profile.hard.step, profile.wiener.step)
+    return block - size if size < block else (block - size) % steps
 
 
 def _check(image: np.ndarray, sigma: float) -> None:

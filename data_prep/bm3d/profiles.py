@@ -7,10 +7,14 @@ The paper states tau_match for 8-bit images. Here it is in units of sigma square
 together with its sigma scales the result and nothing else. The paper's lambda_2D (a coarse threshold before
 block distances, equation 4) has no field: the normal profile's value is 0, which turns equation 4 into
 equation 6, and the profiles below need no other value at any sigma.
+
+Where later work of the same group improved on the paper at little cost, the profiles follow it (Makinen,
+Azzari, Foi, IEEE TIP 29, 2020): thresholds and weights use the exact noise variance of every coefficient of a
+group, whose overlapping blocks share noise, and with it a larger lambda_3D and `mu2`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -32,11 +36,11 @@ class Stage:
         step: pixels between reference blocks, `N_step`, in both directions. The last block of a row or column
             is a reference block too, so that every pixel is covered.
         search_window: odd side of the square of candidate blocks around a reference block, `N_S`.
-        dense_radius: candidates with |dy|, |dx| up to this are all looked at; `search_window // 2` is the
-            paper's full search.
-        stride: beyond `dense_radius`, only offsets divisible by this in both directions are looked at.
         tau_match: largest distance of a match, as mean squared difference over the block's pixels in units of
             sigma**2, `tau_match` (the paper's number for 8-bit images divided by sigma**2).
+        distance_floor: smaller distances (same units) count as this one. Below it, noise decides which block
+            looks nearest, and a group chosen by its noise keeps that noise: among equals the earlier of
+            `offsets` wins, and these are spread. 0 is the paper's rule.
         kaiser_beta: `beta` of the Kaiser window over a block when it is put back.
     """
 
@@ -46,9 +50,8 @@ class Stage:
     group_size: int
     step: int
     search_window: int
-    dense_radius: int
-    stride: int
     tau_match: float
+    distance_floor: float
     kaiser_beta: float
 
     def __post_init__(self) -> None:
@@ -61,22 +64,22 @@ class Stage:
                 f"BM3D profile: step must be 1 to block_size ({self.block_size}), not {self.step}: "
                 "a larger one leaves pixels uncovered"
             )
-        if self.stride < 1 or self.dense_radius < 0:
-            raise UserError("BM3D profile: stride must be at least 1 and dense_radius at least 0")
 
     def offsets(self) -> np.ndarray:
-        """Candidate offsets (dy, dx), nearest first, the reference block itself first of all.
+        """Candidate offsets (dy, dx); of equal distances, the earlier offset wins.
+
+        First the reference block itself, then the offsets on a lattice of 6 pixels, then those on one of 3,
+        then the rest, each nearest first: blocks of a tie are spread, so that they share little noise.
 
         Returns:
-            int64 array (n, 2). The order settles ties between equal distances: the earlier offset wins.
+            int64 array (search_window**2, 2).
         """
         radius = self.search_window // 2
         axis = np.arange(-radius, radius + 1)
         dy, dx = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
-        dense = np.maximum(np.abs(dy), np.abs(dx)) <= self.dense_radius
-        sparse = (dy % self.stride == 0) & (dx % self.stride == 0)
-        dy, dx = dy[dense | sparse], dx[dense | sparse]
-        order = np.lexsort((dx, dy, dy * dy + dx * dx))
+        coarse = sum(((dy % n == 0) & (dx % n == 0)).astype(int) for n in (3, 6))
+        coarse[(dy == 0) & (dx == 0)] = 3
+        order = np.lexsort((dx, dy, dy * dy + dx * dx, -coarse))
         return np.stack([dy[order], dx[order]], axis=1)
 
 
@@ -87,17 +90,21 @@ class Profile:
     Attributes:
         name: what the profile is called in configs and manifests.
         hard: the first stage, collaborative hard thresholding.
-        lambda_3d: hard threshold on 3-D coefficients in units of sigma, `lambda_3D`.
+        lambda_3d: hard threshold on 3-D coefficients in units of their noise's standard deviation,
+            `lambda_3D`.
         wiener: the second stage, collaborative Wiener filtering guided by the first stage's estimate.
+        mu2: what the noise variance is multiplied by in the Wiener gain (`mu` squared in Makinen, Azzari, Foi
+            2020); 1 is the paper's equation 9.
     """
 
     name: str
     hard: Stage
     lambda_3d: float
     wiener: Stage
+    mu2: float
 
 
-# The paper's normal profile (Table I, sigma up to 40); tau_match is its 2500 and 400 at sigma 25.
+# The paper's normal profile: its blocks, groups, grid, full search and transforms (Table I).
 NP = Profile(
     name="np",
     hard=Stage(
@@ -107,12 +114,11 @@ NP = Profile(
         group_size=16,
         step=3,
         search_window=39,
-        dense_radius=19,
-        stride=1,
-        tau_match=2500 / 25**2,
+        tau_match=20.0,
+        distance_floor=1.6,
         kaiser_beta=2.0,
     ),
-    lambda_3d=2.7,
+    lambda_3d=2.9,
     wiener=Stage(
         transform_2d="dct",
         transform_1d="haar",
@@ -120,41 +126,16 @@ NP = Profile(
         group_size=32,
         step=3,
         search_window=39,
-        dense_radius=19,
-        stride=1,
-        tau_match=400 / 25**2,
+        tau_match=2.0,
+        distance_floor=0.05,
         kaiser_beta=2.0,
     ),
+    mu2=0.5,
 )
 
-# For preparing data: fewer reference blocks and a search that is dense near the block and sparse far from it.
-FAST = Profile(
-    name="fast",
-    hard=Stage(
-        transform_2d="bior1.5",
-        transform_1d="haar",
-        block_size=8,
-        group_size=16,
-        step=4,
-        search_window=39,
-        dense_radius=5,
-        stride=3,
-        tau_match=2500 / 25**2,
-        kaiser_beta=2.0,
-    ),
-    lambda_3d=2.7,
-    wiener=Stage(
-        transform_2d="dct",
-        transform_1d="haar",
-        block_size=8,
-        group_size=32,
-        step=4,
-        search_window=39,
-        dense_radius=5,
-        stride=3,
-        tau_match=400 / 25**2,
-        kaiser_beta=2.0,
-    ),
+# For preparing data: fewer reference blocks, and smaller groups in the second stage.
+FAST = replace(
+    NP, name="fast", hard=replace(NP.hard, step=4), wiener=replace(NP.wiener, step=4, group_size=16)
 )
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST)})

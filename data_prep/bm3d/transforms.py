@@ -47,6 +47,23 @@ def _wavelet_matrix(name: str, size: int) -> np.ndarray:
     return coefficients
 
 
+def overlap_correlation(forward: np.ndarray) -> np.ndarray:
+    """How much of the noise in one 1-D coefficient two overlapping blocks share.
+
+    Args:
+        forward: (size, size), as of `block_transform`.
+
+    Returns:
+        float64 (size, size), `r[d, k] = sum_x forward[k, x] forward[k, x + d]`: the correlation of
+        coefficient k of two strips that lie d pixels apart, white noise given; r[0] is 1. For 2-D blocks at a
+        distance of (dy, dx) it is `rho[k, l] = r[|dy|, k] r[|dx|, l]`, 0 where they do not overlap, and the
+        variance of coefficient j along a group with transform H is `sum_ab H[j, a] H[j, b] rho(a - b)`
+        (Makinen, Azzari, Foi, IEEE TIP 29, 2020, section III).
+    """
+    size = len(forward)
+    return np.stack([(forward[:, : size - d] * forward[:, d:]).sum(axis=1) for d in range(size)])
+
+
 def haar_matrix(size: int) -> np.ndarray:
     """The orthonormal Haar matrix (size, size), float64, `size` a power of two; row 0 is constant."""
     matrix = np.ones((1, 1))
