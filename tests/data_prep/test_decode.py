@@ -354,3 +354,33 @@ def test_real_dicom_as_pydicom_reads_it(shared, name):
         shown = 2 ** int(dataset.BitsStored) - 1 - shown
     np.testing.assert_allclose(image.pixels, shown, rtol=1e-6)
     assert 0 < np.ptp(image.pixels) <= image.full_range
+
+
+DAMAGEABLE = {
+    "png": encoded(Image.fromarray(GREY8), "PNG"),
+    "jpeg": encoded(Image.fromarray(COLOUR), "JPEG"),
+    "tiff": tiff(GREY16, compression="deflate"),
+    "lzw": encoded(Image.fromarray(GREY8), "TIFF", compression="tiff_lzw"),
+    "bmp": encoded(Image.fromarray(GREY8), "BMP"),
+    "dicom": dicom(STORED, 12, WindowCenter=2000, WindowWidth=1500),
+}
+
+
+@pytest.mark.parametrize("form", DAMAGEABLE)
+def test_damaged_bytes_give_an_image_or_a_reason(form):
+    rng = np.random.default_rng(0)
+    good = np.frombuffer(DAMAGEABLE[form], np.uint8)
+    for _ in range(60):
+        data = good.copy()
+        # Mostly the header, where the damage is interesting.
+        places = rng.integers(0, len(data) if rng.random() < 0.3 else min(400, len(data)), rng.integers(1, 6))
+        data[places] = rng.integers(0, 256, len(places))
+        try:
+            image = decode(
+                data[: rng.integers(1, len(data) + 1)].tobytes() if rng.random() < 0.3 else data.tobytes()
+            )
+        except DecodeError as error:
+            assert str(error)
+        else:
+            assert image.pixels.ndim == 2 and np.isfinite(image.pixels).all()
+            assert min(image.pixels.shape) >= 32 and image.full_range > 0
