@@ -16,7 +16,9 @@ coefficients where its blocks overlap, from Makinen, Azzari, Foi, IEEE TIP 29, 2
 """
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from data_prep.bm3d.profiles import Profile, Stage
 from data_prep.bm3d.transforms import block_transform, kaiser_window, overlap_correlation
@@ -25,11 +27,14 @@ from data_prep.errors import UserError
 # The vector code below is written out for the paper's 8x8 blocks.
 _N1 = 8
 _COEFFICIENTS = _N1 * _N1
+# Side of the cells that reference blocks four pixels apart share in matching.
+_CELL = 4
 # Reference blocks matched together: their rows stay in the first-level cache over all displacements.
 _CHUNK = 128
 
-# Sums may be reordered and contracted, which is the same for every call of one compiled function; infinities
-# and NaN keep their meaning.
+# Distances are rounded one by one in a stated order, so that other backends can settle near ties alike.
+_exact = njit(nogil=True, cache=True, error_model="numpy")
+# Elsewhere sums may be reordered and contracted; infinities and NaN keep their meaning.
 _compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
@@ -102,8 +107,9 @@ def _filter_image(
     distance = np.empty((references, group_size), np.float32)
     match = np.empty((references, group_size), np.int64)
     matches = np.empty(references, np.int64)
-    columns = np.empty(_CHUNK * step + _N1, np.float32)
-    squares = np.empty(_CHUNK * step + _N1, np.float32)
+    columns = np.empty(width, np.float32)
+    squares = np.empty(width, np.float32)
+    cells = np.empty((2, len(offsets), width // _CELL) if step == _CELL else (2, 0, 0), np.float32)
     group = np.empty((group_size, _COEFFICIENTS), np.float32)
     pilot_group = np.empty((group_size, _COEFFICIENTS), np.float32)
     variance = np.empty((group_size, _COEFFICIENTS), np.float32)
@@ -124,11 +130,30 @@ def _filter_image(
             if wiener:
                 _transform_columns(pilot, ready, forward, pilot_ring[ready % ring])
             ready += 1
-        for first in range(0, references, _CHUNK):
-            stop = min(first + _CHUNK, references)
-            _match(
-                pilot, y, step, first, stop, offsets, tau, floor, distance, match, matches, columns, squares
-            )
+        if step == _CELL:
+            upper, lower = cells[y // _CELL % 2], cells[(y // _CELL + 1) % 2]
+            if y == 0:
+                _cell_sums(pilot, 0, offsets, columns, upper)
+            _cell_sums(pilot, y + _CELL, offsets, columns, lower)
+            _match_cells(pilot.shape, y, upper, lower, offsets, tau, floor, distance, match, matches, squares)
+        else:
+            for first in range(0, references, _CHUNK):
+                stop = min(first + _CHUNK, references)
+                _match(
+                    pilot,
+                    y,
+                    step,
+                    first,
+                    stop,
+                    offsets,
+                    tau,
+                    floor,
+                    distance,
+                    match,
+                    matches,
+                    columns,
+                    squares,
+                )
         for i in range(references):
             size = 1
             while 2 * size <= matches[i]:
@@ -183,20 +208,38 @@ def _transform_columns(z, y, forward, out):
             )
 
 
-@_compiled
+@_exact
+def _begin_matches(first, stop, tau, distance, matches):
+    """Empties the lists of the reference blocks first <= i < stop."""
+    for i in range(first, stop):
+        matches[i] = 0
+        for n in range(distance.shape[1]):
+            distance[i, n] = tau
+
+
+@_exact
+def _insert(i, d, o, distance, match, matches):
+    """Puts offset `o` at distance `d` into the ordered list of block `i`; among equals the earlier stays."""
+    k = min(matches[i], distance.shape[1] - 1)
+    while k > 0 and distance[i, k - 1] > d:
+        distance[i, k] = distance[i, k - 1]
+        match[i, k] = match[i, k - 1]
+        k -= 1
+    distance[i, k] = d
+    match[i, k] = o
+    matches[i] = min(matches[i] + 1, distance.shape[1])
+
+
+@_exact
 def _match(pilot, y, step, first, stop, offsets, tau, floor, distance, match, matches, columns, squares):
     """The nearest blocks of the reference blocks first <= i < stop of row y (equations 5 and 6).
 
     Every displacement is taken for the whole run of reference blocks at once: squared differences are summed
-    along columns, then along rows, so that overlapping reference blocks share the sums. `distance` and
-    `match` (references, N2) are kept in order; among equals the earlier offset stays.
+    along columns, then along rows, so that overlapping reference blocks share the sums.
     """
     height, width = pilot.shape
-    group_size = distance.shape[1]
-    for i in range(first, stop):
-        matches[i] = 0
-        for n in range(group_size):
-            distance[i, n] = tau
+    worst = distance.shape[1] - 1
+    _begin_matches(first, stop, tau, distance, matches)
     for o in range(len(offsets)):
         dy, dx = offsets[o, 0], offsets[o, 1]
         top = y + dy
@@ -206,78 +249,142 @@ def _match(pilot, y, step, first, stop, offsets, tau, floor, distance, match, ma
         end = min(stop, (width - _N1 - dx) // step + 1)
         if begin >= end:
             continue
-        lo = begin * step
         n = (end - 1 - begin) * step + 1
+        lo = begin * step
         hi = lo + n + _N1 - 1
-        a0, a1, a2, a3 = pilot[y, lo:hi], pilot[y + 1, lo:hi], pilot[y + 2, lo:hi], pilot[y + 3, lo:hi]
-        a4, a5, a6, a7 = pilot[y + 4, lo:hi], pilot[y + 5, lo:hi], pilot[y + 6, lo:hi], pilot[y + 7, lo:hi]
-        l, h = lo + dx, hi + dx  # noqa: E741
-        b0, b1, b2, b3 = pilot[top, l:h], pilot[top + 1, l:h], pilot[top + 2, l:h], pilot[top + 3, l:h]
-        b4, b5, b6, b7 = (
-            pilot[top + 4, l:h],
-            pilot[top + 5, l:h],
-            pilot[top + 6, l:h],
-            pilot[top + 7, l:h],
-        )
+        _squares_of_four_rows(pilot, y, top, lo, hi, dx, columns)
+        _squares_of_four_rows(pilot, y + 4, top + 4, lo, hi, dx, squares)
         for x in range(n + _N1 - 1):
-            e0, e1, e2, e3 = a0[x] - b0[x], a1[x] - b1[x], a2[x] - b2[x], a3[x] - b3[x]
-            e4, e5, e6, e7 = a4[x] - b4[x], a5[x] - b5[x], a6[x] - b6[x], a7[x] - b7[x]
-            columns[x] = ((e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)) + (
-                (e4 * e4 + e5 * e5) + (e6 * e6 + e7 * e7)
-            )
+            columns[x] += squares[x]
         for x in range(n):
             squares[x] = ((columns[x] + columns[x + 1]) + (columns[x + 2] + columns[x + 3])) + (
                 (columns[x + 4] + columns[x + 5]) + (columns[x + 6] + columns[x + 7])
             )
         for i in range(begin, end):
             d = max(squares[(i - begin) * step], floor)
-            if d < distance[i, group_size - 1]:
-                k = min(matches[i], group_size - 1)
-                while k > 0 and distance[i, k - 1] > d:
-                    distance[i, k] = distance[i, k - 1]
-                    match[i, k] = match[i, k - 1]
-                    k -= 1
-                distance[i, k] = d
-                match[i, k] = o
-                matches[i] = min(matches[i] + 1, group_size)
+            if d < distance[i, worst]:
+                _insert(i, d, o, distance, match, matches)
 
 
-@_compiled
-def _transform_rows(strip, forward, out):
-    """The row transform of column transforms: out[8 l + k] = sum_c forward[l, c] strip[8 c + k]."""
-    for k in range(_N1):
-        v0, v1, v2, v3 = strip[k], strip[8 + k], strip[16 + k], strip[24 + k]
-        v4, v5, v6, v7 = strip[32 + k], strip[40 + k], strip[48 + k], strip[56 + k]
-        for l in range(_N1):  # noqa: E741
-            out[_N1 * l + k] = (
-                forward[l, 0] * v0
-                + forward[l, 1] * v1
-                + forward[l, 2] * v2
-                + forward[l, 3] * v3
-                + forward[l, 4] * v4
-                + forward[l, 5] * v5
-                + forward[l, 6] * v6
-                + forward[l, 7] * v7
-            )
+@_exact
+def _squares_of_four_rows(pilot, y, top, lo, hi, dx, out):
+    """out[x - lo] = the sum over four rows of (pilot[y + r, x] - pilot[top + r, x + dx])**2, lo <= x < hi."""
+    a0, a1, a2, a3 = pilot[y, lo:hi], pilot[y + 1, lo:hi], pilot[y + 2, lo:hi], pilot[y + 3, lo:hi]
+    l, h = lo + dx, hi + dx  # noqa: E741
+    b0, b1, b2, b3 = pilot[top, l:h], pilot[top + 1, l:h], pilot[top + 2, l:h], pilot[top + 3, l:h]
+    for x in range(hi - lo):
+        e0, e1, e2, e3 = a0[x] - b0[x], a1[x] - b1[x], a2[x] - b2[x], a3[x] - b3[x]
+        out[x] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
 
 
-@_compiled
-def _add_block(block, inverse, weight, out):
-    """The inverse row transform of a filtered block, windowed, weighted, added up (equation 12)."""
-    for k in range(_N1):
-        v0, v1, v2, v3 = block[k], block[8 + k], block[16 + k], block[24 + k]
-        v4, v5, v6, v7 = block[32 + k], block[40 + k], block[48 + k], block[56 + k]
-        for l in range(_N1):  # noqa: E741
-            out[_N1 * l + k] += weight * (
-                inverse[l, 0] * v0
-                + inverse[l, 1] * v1
-                + inverse[l, 2] * v2
-                + inverse[l, 3] * v3
-                + inverse[l, 4] * v4
-                + inverse[l, 5] * v5
-                + inverse[l, 6] * v6
-                + inverse[l, 7] * v7
-            )
+@_exact
+def _cell_sums(pilot, y, offsets, columns, cells):
+    """cells[o, c]: squared differences over the 4x4 pixels at (y, 4 c), for every displacement o.
+
+    Reference blocks four pixels apart are made of four such cells each, and every cell serves four of them.
+    """
+    height, width = pilot.shape
+    for o in range(len(offsets)):
+        dy, dx = offsets[o, 0], offsets[o, 1]
+        top = y + dy
+        if top < 0 or top > height - _CELL:
+            continue
+        begin = max(0, (_CELL - 1 - dx) // _CELL)
+        end = min(width, width - dx) // _CELL
+        if begin >= end:
+            continue
+        _squares_of_four_rows(pilot, y, top, begin * _CELL, end * _CELL, dx, columns)
+        out = cells[o, begin:end]
+        for c in range(end - begin):
+            out[c] = (columns[4 * c] + columns[4 * c + 1]) + (columns[4 * c + 2] + columns[4 * c + 3])
+
+
+@_exact
+def _match_cells(shape, y, upper, lower, offsets, tau, floor, distance, match, matches, sums):
+    """`_match` for a whole row of reference blocks four pixels apart, from the cells above and below."""
+    height, width = shape
+    references = len(matches)
+    worst = distance.shape[1] - 1
+    _begin_matches(0, references, tau, distance, matches)
+    for o in range(len(offsets)):
+        dy, dx = offsets[o, 0], offsets[o, 1]
+        if y + dy < 0 or y + dy > height - _N1:
+            continue
+        begin = max(0, (_CELL - 1 - dx) // _CELL)
+        end = min(references, (width - _N1 - dx) // _CELL + 1)
+        if begin >= end:
+            continue
+        a, b = upper[o, begin : end + 1], lower[o, begin : end + 1]
+        for i in range(end - begin):
+            sums[i] = max((a[i] + a[i + 1]) + (b[i] + b[i + 1]), floor)
+        for i in range(begin, end):
+            d = sums[i - begin]
+            if d < distance[i, worst]:
+                _insert(i, d, o, distance, match, matches)
+
+
+def _mix(context, builder, signature, arguments, accumulate):
+    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k], eight k in one vector.
+
+    Loops of eight are unrolled into scalars before numba's vectoriser sees them; here each line of eight is a
+    vector from the start.
+    """
+    out, matrix, block = (
+        context.make_array(t)(context, builder, a).data
+        for t, a in zip(signature.args[:3], arguments[:3], strict=True)
+    )
+    scalar = ir.FloatType()
+    line = ir.VectorType(scalar, _N1)
+    index = ir.IntType(32)
+    contract = ("contract",)
+
+    def splat(value):
+        single = builder.insert_element(ir.Constant(line, ir.Undefined), value, index(0))
+        zeros = ir.Constant(ir.VectorType(index, _N1), [0] * _N1)
+        return builder.shuffle_vector(single, ir.Constant(line, ir.Undefined), zeros)
+
+    def at(array, n):
+        return builder.gep(array, [index(n)])
+
+    def line_at(array, n):
+        return builder.bitcast(at(array, _N1 * n), line.as_pointer())
+
+    lines = [builder.load(line_at(block, c), align=4) for c in range(_N1)]
+    for row in range(_N1):
+        total = None
+        for c in range(_N1):
+            term = builder.fmul(splat(builder.load(at(matrix, _N1 * row + c))), lines[c], flags=contract)
+            total = term if total is None else builder.fadd(total, term, flags=contract)
+        target = line_at(out, row)
+        if accumulate:
+            total = builder.fmul(total, splat(arguments[3]), flags=contract)
+            total = builder.fadd(total, builder.load(target, align=4), flags=contract)
+        builder.store(total, target, align=4)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def _transform_rows(typing_context, block, matrix, out):
+    """The row transform of a block of column transforms: out[8 l + k] = sum_c matrix[l, c] block[8 c + k]."""
+
+    def code(context, builder, signature, arguments):
+        args = types.void(out, matrix, block)
+        return _mix(context, builder, args, (arguments[2], arguments[1], arguments[0]), False)
+
+    return types.void(block, matrix, out), code
+
+
+@intrinsic
+def _add_block(typing_context, block, matrix, weight, out):
+    """out[8 l + k] += weight sum_c matrix[l, c] block[8 c + k]: the inverse row transform, added (equation
+    12)."""
+
+    def code(context, builder, signature, arguments):
+        args = types.void(out, matrix, block)
+        order = (arguments[3], arguments[1], arguments[0], arguments[2])
+        return _mix(context, builder, args, order, True)
+
+    return types.void(block, matrix, weight, out), code
 
 
 @_compiled
@@ -358,14 +465,14 @@ def _shrink_hard(group, variance, size, threshold):
     """
     mean = group[0, 0]
     limit = threshold * threshold
-    zero = np.float32(0)
+    one, zero = np.float32(1), np.float32(0)
     left = variance[0, 0] if mean * mean < limit * variance[0, 0] else zero
     for i in range(size):
         g, v = group[i], variance[i]
         for j in range(_COEFFICIENTS):
-            keep = g[j] * g[j] >= limit * v[j]
-            left += v[j] if keep else zero
-            g[j] = g[j] if keep else zero
+            keep = one if g[j] * g[j] >= limit * v[j] else zero
+            left += keep * v[j]
+            g[j] *= keep
     group[0, 0] = mean
     return left
 
