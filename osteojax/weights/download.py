@@ -31,7 +31,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax")
 
 
-def fetch(url: str, sha256: str, *, timeout: float = 30, pause: float = 1) -> Path:
+def fetch(url: str, sha256: str, *, timeout: float = 20, pause: float = 1) -> Path:
     """The local copy of a published file; fetched unless it is cached.
 
     A transfer that breaks off goes on where it stopped, in this call (4 attempts) and in the next.
@@ -40,7 +40,7 @@ def fetch(url: str, sha256: str, *, timeout: float = 30, pause: float = 1) -> Pa
     Args:
         url: HTTPS address (plain HTTP only for this very machine).
         sha256: the file's SHA-256 in hex, or at least its first 8 digits.
-        timeout: seconds without a byte after which an attempt counts as broken.
+        timeout: seconds without a connection or a byte after which an attempt counts as broken.
         pause: seconds before the second attempt, doubled for each further one.
 
     Raises:
@@ -89,6 +89,8 @@ def _transfer(url: str, partial: Path, target: Path, *, timeout: float, pause: f
             reason: Exception = error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason = error
+            if attempt == 0 and isinstance(error, urllib.error.URLError):
+                break  # not even a connection: there is no network, and waiting does not help
         log.info("%s: attempt %d broke off (%s)", url, attempt + 1, reason)
     raise UserError(
         f"cannot fetch {url} ({reason}). Run again to resume; without a network, fetch the file elsewhere and "

@@ -51,6 +51,9 @@ def _plain(path: Path, group: h5py.Group, name: str, kind: type) -> h5py.Group |
         raise UserError(f"{path}: {name} is no {kind.__name__.lower()}")
     if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
         raise UserError(f"{path}: {name} refers to another file; refused")
+    if isinstance(item, h5py.Dataset) and item.chunks:
+        # Keras writes plain arrays; a compressed chunk can unfold to far more than the array that it holds.
+        raise UserError(f"{path}: {name} is chunked or compressed, which Keras never does; refused")
     return item
 
 

@@ -16,12 +16,12 @@ def read_npz(path: Path) -> Tensors:
         UserError: the archive is damaged or holds an array of objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {
-                name.removesuffix(".npy"): _describe(path, archive, name)
-                for name in archive.namelist()
-                if name.endswith(".npy")
-            }
+        archive = zipfile.ZipFile(path)  # stays open for the values: its directory is read once
+        return {
+            name.removesuffix(".npy"): _describe(path, archive, name)
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        }
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{path}: damaged, or no .npz archive ({error})") from error
 
@@ -41,8 +41,8 @@ def _describe(path: Path, archive: zipfile.ZipFile, name: str) -> StoredTensor:
 
     def read() -> np.ndarray:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return arrays[name.removesuffix(".npy")].astype(np.float32)
+            with archive.open(name) as file:
+                return np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
         except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
             raise UserError(f"{path}: {name} is damaged ({error})") from error
 

@@ -7,6 +7,7 @@ the ZIP archive (PyTorch 1.6 and later) and the legacy stream of pickles followe
 """
 
 import dataclasses
+import functools
 import math
 import pickletools
 import struct
@@ -122,9 +123,12 @@ def _read_zip(path: Path) -> Tensors:
     for name, view in views.items():
         _check(name, view, sizes.get(view.storage.key))
 
+    opened = functools.cache(
+        lambda: zipfile.ZipFile(path)
+    )  # its directory is read once, not for every tensor
+
     def storage_bytes(key: str) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{prefix}data/{key}")
+        return opened().read(f"{prefix}data/{key}")
 
     return {name: _stored(path, view, storage_bytes) for name, view in views.items()}
 

@@ -1,6 +1,7 @@
 """Weights of every origin arrive exactly, and what does not fit is named."""
 
 import json
+import tracemalloc
 
 import h5py
 import jax.numpy as jnp
@@ -320,8 +321,21 @@ def test_a_keras_file_is_refused_for_other_strides_and_without_layer_names(tmp_p
         weights.load(tmp_path / "numbered.h5", "resnet50_v1")
 
 
-@pytest.mark.parametrize("kind", ["soft", "external", "storage"])
-def test_a_keras_file_cannot_point_at_other_files(tmp_path, kind):
+def test_arrays_that_do_not_fit_are_never_unfolded(tmp_path):
+    """A compressed archive of zeros: 40 MB that take 40 KB in the file."""
+    np.savez_compressed(tmp_path / "w.npz", **{"conv1.weight": np.zeros(10_000_000, np.float32)})
+    assert (tmp_path / "w.npz").stat().st_size < 2**20
+    layouts.parameter_shapes("resnet18")
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"conv1\.weight is \(10000000,\)"):
+        weights.load(tmp_path / "w.npz", "resnet18")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
+@pytest.mark.parametrize("kind", ["soft", "external", "storage", "compressed"])
+def test_a_keras_file_holds_plain_arrays_of_its_own(tmp_path, kind):
     secret = tmp_path / "secret.bin"
     secret.write_bytes(bytes(64 * 4))
     with h5py.File(tmp_path / "other.h5", "w") as file:
@@ -335,9 +349,11 @@ def test_a_keras_file_cannot_point_at_other_files(tmp_path, kind):
             inner["beta:0"] = h5py.SoftLink("/model_weights/conv1_bn/conv1_bn/gamma:0")
         elif kind == "external":
             inner["beta:0"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "beta:0")
+        elif kind == "compressed":
+            inner.create_dataset("beta:0", (64,), "f4", compression="gzip")
         else:
             inner.create_dataset("beta:0", (64,), "f4", external=[(str(secret), 0, 256)])
-    with pytest.raises(UserError, match=r"must lie in the file|another file"):
+    with pytest.raises(UserError, match=r"must lie in the file|another file|compressed"):
         weights.load(path, "resnet50_v1")
 
 
