@@ -147,9 +147,10 @@ def _convert(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from osteojax import cluster, config
+    from osteojax import cluster, config, host_memory
     from osteojax.train import Preempted, train
 
+    host_memory.keep_freed_memory()  # before JAX starts its threads
     cluster.start(
         arguments.distributed,
         coordinator=arguments.coordinator,
@@ -171,8 +172,10 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from osteojax import host_memory
     from osteojax.evaluate import evaluate, print_scores
 
+    host_memory.keep_freed_memory()  # before JAX starts its threads
     metrics = evaluate(
         arguments.workdir, split=arguments.split, step=arguments.step, data_dir=arguments.data_dir
     )
