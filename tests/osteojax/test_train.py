@@ -32,8 +32,14 @@ def saved(workdir, step=None, items=("params", "batch_stats", "opt_state", "ema"
     """Name -> numpy array of a checkpoint (the newest by default)."""
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
     folder = workdir / "checkpoints" / str(step or steps[-1])
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # wherever it was saved
     with ocp.StandardCheckpointer() as reader:
-        trees = {name: reader.restore(folder / name) for name in items if (folder / name).is_dir()}
+        trees = {}
+        for name in items:
+            if (folder / name).is_dir():
+                shapes = reader.metadata(folder / name).item_metadata.tree
+                like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+                trees[name] = reader.restore(folder / name, like)
     leaves = jax.tree_util.tree_leaves_with_path(trees)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
 
@@ -349,7 +355,7 @@ def test_training_without_a_validation_split(quick, tmp_path):
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def command(config_file, workdir, *flags, devices=1):
+def command(config_file, workdir, *flags, devices=8):
     root = str(SCRIPT.parents[2])
     simulated = f"--xla_force_host_platform_device_count={devices}"
     environment = dict(os.environ, XLA_FLAGS=simulated, PYTHONPATH=root)
