@@ -6,7 +6,6 @@ with rows of mask 0, so that every example counts once an epoch and no shape eve
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,12 +56,12 @@ class PreparedDataset:
             )
         builder = tfds.builder_from_directory(str(directory))
         metadata = builder.info.metadata
-        if not metadata or "preprocess" not in metadata:
+        if not metadata or "preprocessing" not in metadata:
             raise UserError(f"{directory} holds no preprocessing spec; it was not written by `osteojax prep`")
         return cls(
             directory=directory,
             class_names=tuple(builder.info.features["label"].names),
-            preprocessing=json.loads(metadata["preprocess"]),
+            preprocessing=dict(metadata["preprocessing"]),
             fingerprint=metadata["fingerprint"],
             splits={name: split.num_examples for name, split in builder.info.splits.items()},
             image_shape=tuple(builder.info.features["image"].shape),

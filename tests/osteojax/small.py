@@ -65,7 +65,7 @@ def write_dataset(out, counts, seed=0):
         image_size=SIZE,
         class_names=CLASSES,
         description={
-            "preprocess": PreprocessSpec(image_size=SIZE).to_json(),
+            "preprocessing": dataclasses.asdict(PreprocessSpec(image_size=SIZE)),
             "class_names": list(CLASSES),
             "fingerprint": f"generated-{seed}",
             "seed": seed,
