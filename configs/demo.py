@@ -16,9 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.init = "imagenet_or_random"
     config.model.fallback = "efficientnet_lite0"
     config.data.batch_size = 16
-    config.optimizer.learning_rate = 1e-3
-    config.augment.flip = True
+    config.optimizer.learning_rate = 3e-4
+    config.augment.update(flip=True, rotate=5.0, gain=0.1)
     config.best.metric = "balanced_accuracy"
     config.best.mode = "max"
-    config.epochs = 8.0
+    config.epochs = 6.0
     return config

@@ -12,7 +12,7 @@ from osteojax import config as configs
 
 def get_config() -> ConfigDict:
     config = configs.load("configs/prep.py")
-    config.phantom.n_patients = 150
-    config.phantom.images_per_patient = (1, 3)
+    config.phantom.n_patients = 280
+    config.phantom.images_per_patient = (1, 2)
     config.phantom.image_size = (448, 448)
     return config
