@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO ?= demo
+SEED ?= 0
 
 .PHONY: demo test test-slow lint bench clean
 
@@ -13,9 +14,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bm3d,effnet]'
 	touch $@
 
+# A second run trains and prepares nothing again: it evaluates what is there. `make demo SEED=1 DEMO=demo1` is another.
 demo: $(READY)
-	$(BIN)/osteojax prep --source=phantom --out=$(DEMO)/data --config=configs/prep_demo.py
-	$(BIN)/osteojax train --config=configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data
+	test -f $(DEMO)/data/dataset_info.json || $(BIN)/osteojax prep --source=phantom --out=$(DEMO)/data \
+	    --config=configs/prep_demo.py --config.seed=$(SEED) --config.phantom.seed=$(SEED)
+	$(BIN)/osteojax train --config=configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data --config.seed=$(SEED)
 	$(BIN)/osteojax evaluate --workdir=$(DEMO)/run
 
 test: $(READY)

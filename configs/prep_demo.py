@@ -12,6 +12,7 @@ from osteojax import config as configs
 
 def get_config() -> ConfigDict:
     config = configs.load("configs/prep.py")
+    config.phantom.seed = 0
     config.phantom.n_patients = 280
     config.phantom.images_per_patient = (1, 2)
     config.phantom.image_size = (448, 448)
