@@ -286,14 +286,20 @@ def make(name: str) -> dict[str, np.ndarray]:
     }
     weights = {key: torch.from_numpy(value) for key, value in seeded.state_dict(shapes).items()}
     network.load_state_dict(weights, strict=False)
-    pixels = torch.from_numpy(seeded.images()).permute(0, 3, 1, 2)
-    x = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    def normalised(images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+    x = normalised(seeded.images())
 
     goldens = {"keys": np.array(sorted(f"{key} {shape}" for key, shape in shapes.items()))}
     network.eval()
     with torch.no_grad():
         for block, output in network.blocks(x):
             goldens[f"eval:{block}"] = seeded.summary(nhwc(output))
+        odd = dict(network.blocks(normalised(seeded.images(*seeded.ODD_SIZE))))
+        goldens["odd:head"] = seeded.summary(odd["head"].numpy())
     if name in TRAINED:
         network.train()
         outputs = dict(network.blocks(x))

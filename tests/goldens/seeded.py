@@ -11,15 +11,17 @@ import numpy as np
 SIZE = 64
 BATCH = 4
 SAMPLES = 96
+ODD_SIZE = (75, 90)
+"""Rows and columns that leave a remainder at every halving."""
 
 
 def _rng(name: str) -> np.random.Generator:
     return np.random.default_rng(zlib.crc32(name.encode()))
 
 
-def images(channels: int = 3) -> np.ndarray:
-    """(4, 64, 64, channels) float32 in [0, 1]."""
-    return _rng("images").random((BATCH, SIZE, SIZE, channels), np.float32)
+def images(height: int = SIZE, width: int = SIZE) -> np.ndarray:
+    """(4, height, width, 3) float32 in [0, 1]."""
+    return _rng("images").random((BATCH, height, width, 3), np.float32)
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -113,6 +113,19 @@ def test_every_block_equals_pytorch(arch):
     assert max(errors.values()) < TOLERANCE, errors
 
 
+@pytest.mark.parametrize(
+    "arch",
+    ["efficientnet_lite0"]
+    + [pytest.param(a, marks=pytest.mark.slow) for a in ("resnet50", "vgg16_bn", "densenet121")],
+)
+def test_a_size_that_leaves_remainders_equals_pytorch(arch):
+    """75 x 90 pixels: padding and incomplete windows differ at every stage from those of 64 x 64."""
+    model = seeded_model(arch)
+    model.eval()
+    logits = nnx.jit(lambda model, x: model(x))(model, seeded.images(*seeded.ODD_SIZE))
+    assert relative_error(seeded.summary(logits), golden(arch)["odd:head"]) < TOLERANCE
+
+
 @pytest.mark.parametrize("arch", list(models.REGISTRY))
 def test_our_layout_asks_for_exactly_the_tensors_of_the_pytorch_network(arch):
     asked = {

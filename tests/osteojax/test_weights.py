@@ -77,10 +77,11 @@ def test_npz_with_the_names_of_data_parallel_training(tmp_path, resnet18):
     )
 
 
-def test_huggingface_safetensors(tmp_path):
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_huggingface_files(tmp_path, name):
     tensors = foreign(layouts.HF_RESNET, "resnet18")
     # names as in the published microsoft/resnet-18, from its documentation, not from our rules
-    for name in (
+    for published in (
         "resnet.embedder.embedder.convolution.weight",
         "resnet.embedder.embedder.normalization.running_var",
         "resnet.encoder.stages.0.layers.1.layer.0.convolution.weight",
@@ -88,9 +89,12 @@ def test_huggingface_safetensors(tmp_path):
         "resnet.encoder.stages.3.layers.0.layer.1.normalization.bias",
         "classifier.1.bias",
     ):
-        assert name in tensors
-    save_file(tensors, tmp_path / "model.safetensors")
-    file = weights.load(tmp_path / "model.safetensors", "resnet18")
+        assert published in tensors
+    if name.endswith(".bin"):
+        torch_file.write_zip(tmp_path / name, torch_file.tensors(tensors))
+    else:
+        save_file(tensors, tmp_path / name)
+    file = weights.load(tmp_path / name, "resnet18")
     assert_holds(file, layouts.HF_RESNET, "resnet18", tensors)
     assert file.provenance["layout"] == "huggingface"
 
