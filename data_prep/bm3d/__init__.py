@@ -27,7 +27,8 @@ def bm3d(
         image: (height, width), any real dtype and range, any size from 1x1 up, any memory layout. A side
             shorter than a block is extended by reflection while filtering.
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
-        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a `Profile`.
+        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
+            `Profile`. The backend "package" has its own parameters instead.
         backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
             "package" (the `bm3d` package's own `np`, as a reference; closed and not for commercial use).
 
