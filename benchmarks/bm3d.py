@@ -1,3 +1,4 @@
+# ruff: noqa: E402 (threads are limited and the path is set before anything is imported)
 """BM3D of this project beside the closed `bm3d` package: CPU time and quality, alternately, one thread each.
 
     python benchmarks/bm3d.py                      # everything; about 25 minutes, nearly all of it the package's
