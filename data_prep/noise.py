@@ -78,8 +78,9 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
       * Fine texture counts as noise: both read high, the PSD estimate more, because its band reaches lower.
       * Noise whose variance follows the signal (Poisson) has no single sigma: both give about the median over
         the image. See `data_prep.anscombe`.
-      * Correlated noise: blur, resampling and JPEG take high frequencies away, so both read low, by a factor
-        of three or more for a blur of 0.7 pixels; sharpening makes both read high. Warned of as `correlated`;
+      * Correlated noise: blur and resampling take high frequencies away, so both read low, by a factor of
+        three or more for a blur of 0.7 pixels; sharpening makes both read high. JPEG moves them either way,
+        and where the noise is strong against its quantisation that is not noticed. Warned of as `correlated`;
         so is an image with hardly any noise, whose spectrum is that of its texture.
       * Clipping narrows the noise near the ends of the range. Neighbourhoods where it happens are left out;
         where nearly all of the image is affected both read low. Warned of as `clipped`.
