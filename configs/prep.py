@@ -35,6 +35,10 @@ def get_config() -> ConfigDict:
     # Identical pixels under one label would count twice: drop all but the first, or keep.
     config.duplicates = "drop"
 
+    # Near copies (crops, mirror images, rescaled) join groups; the search grows with the square of the number of
+    # images. Shortcuts: how well file size, border, age and the like predict the label by themselves.
+    config.audit = ConfigDict({"near_duplicates": True, "shortcuts": True})
+
     # The run stops when more than this share of the files cannot be used.
     config.quarantine = ConfigDict({"max_fraction": 0.1})
     config.limits = ConfigDict({"max_pixels": 100_000_000, "max_bytes": 512 * 2**20, "min_side": 32})

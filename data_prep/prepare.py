@@ -19,6 +19,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_prep.audit import Audit, AuditRecord
+from data_prep.audit import audit as audit_images
 from data_prep.decode import Limits
 from data_prep.errors import UserError
 from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
@@ -28,7 +30,7 @@ from data_prep.progress import progress
 from data_prep.report import write_report
 from data_prep.shards import Example, write_shards
 from data_prep.source import SPLITS, Record, Rejected, Source, read_source
-from data_prep.split import assign_splits, connected_groups, missing_classes
+from data_prep.split import assign_splits, missing_classes
 from data_prep.workers import WorkerDied, available_cores, run_tasks
 
 _LOG = logging.getLogger(__name__)
@@ -82,12 +84,16 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     with _partial_folder(out) as partial:
         dataset = partial / "dataset"
         root, images, rejected = _gather(source, spec, partial, config)
-        groups = _groups(images)
-        audit = _content_audit(images)
+        found = _audit(images, root, partial / "cache", config)
+        groups, audit = _groups(images, found), found.to_dict()
         kept, dropped = _resolve_duplicates(images, config.conflicts, config.duplicates)
         rejected = sorted([*rejected, *dropped], key=lambda r: (r.file, r.reason))
         rows = _rows(kept, groups, _splits(kept, groups, config))
-        warnings = [*_source_warnings(images, config), *_split_warnings(rows, config)]
+        warnings = [
+            *_source_warnings(images, config),
+            *_audit_warnings(found),
+            *_split_warnings(rows, config),
+        ]
         warnings += _noise_warnings(rows, spec)
         for text in warnings:
             _LOG.warning("%s", text)
@@ -145,18 +151,22 @@ def audit(source: str | Path, out: Path, config: ConfigDict) -> dict[str, Any]:
     with _partial_folder(out) as partial:
         result = partial / "dataset"
         result.mkdir()
-        _, images, rejected = _gather(source, spec, partial, config)
-        rows = _rows(images, _groups(images), [""] * len(images))
-        found = {**_content_audit(images), "warnings": _source_warnings(images, config)}
+        root, images, rejected = _gather(source, spec, partial, config)
+        audited = _audit(images, root, partial / "cache", config)
+        rows = _rows(images, _groups(images, audited), [""] * len(images))
+        warnings = [*_source_warnings(images, config), *_audit_warnings(audited)]
+        found = {**audited.to_dict(), "warnings": warnings}
         write_manifest(result / "manifest.csv", rows)
         write_quarantine(result / "quarantine.csv", rejected)
         write_json(result / "audit.json", found)
         _publish(result, out, partial)
     _LOG.info(
-        "audited %d images: %d pictures in several files, %d of them under contradictory labels; %d files unusable",
+        "audited %d images: %d pictures in several files, %d of them under contradictory labels; %d pairs of "
+        "near copies; %d files unusable",
         len(images),
         len(found["exact_duplicates"]),
         len(found["conflicts"]),
+        len(found["near_duplicates"]),
         len(rejected),
     )
     return found
@@ -331,14 +341,36 @@ def _check_quarantine(rejected: Sequence[Rejected], total: int, partial: Path, m
         raise UserError("no image is left to prepare")
 
 
-def _groups(images: Sequence[_Image]) -> dict[str, str]:
-    """File -> group, named after its first patient: shared patients and identical pixels join."""
-    keys = [(("patient", i.patient_id), ("content", i.prepared.sha256)) for i in images]
-    components = connected_groups(keys)
-    names: dict[int, str] = {}
-    for image, component in zip(images, components, strict=True):
-        names[component] = min(names.get(component, image.patient_id), image.patient_id)
-    return {i.record.file: names[c] for i, c in zip(images, components, strict=True)}
+def _audit(images: Sequence[_Image], root: Path, cache: Path, config: ConfigDict) -> Audit:
+    """Copies, contradictions and shortcuts; near duplicates are sought on the prepared images."""
+    _LOG.info("auditing %d images", len(images))
+    records = [
+        AuditRecord(
+            file=image.record.file,
+            label=image.record.label,
+            patient_id=image.patient_id,
+            sha256=image.prepared.sha256,
+            n_bytes=(root / image.record.file).stat().st_size,
+            width=image.prepared.width,
+            height=image.prepared.height,
+            bits=image.prepared.bits,
+            sigma=image.prepared.sigma,
+            metadata={**image.prepared.metadata, **image.record.metadata},
+        )
+        for image in images
+    ]
+    return audit_images(
+        records,
+        lambda index: load_image(cache, images[index].prepared.key)[..., 0],
+        near_duplicates=config.audit.near_duplicates,
+        shortcuts=config.audit.shortcuts,
+        seed=config.seed,
+    )
+
+
+def _groups(images: Sequence[_Image], found: Audit) -> dict[str, str]:
+    """File -> group, named after its first patient: shared patients, identical pixels and near copies join."""
+    return {image.record.file: name for image, name in zip(images, found.groups, strict=True)}
 
 
 def _by_content(images: Sequence[_Image]) -> list[list[_Image]]:
@@ -347,23 +379,6 @@ def _by_content(images: Sequence[_Image]) -> list[list[_Image]]:
     for image in images:
         same[image.prepared.sha256].append(image)
     return [group for group in same.values() if len(group) > 1]
-
-
-def _content_audit(images: Sequence[_Image]) -> dict[str, Any]:
-    """Which files are pictures of the same pixels, and where their labels contradict each other."""
-    duplicates = _by_content(images)
-    conflicts = [group for group in duplicates if len({i.record.label for i in group}) > 1]
-
-    def describe(group: list[_Image]) -> list[dict[str, str]]:
-        return [{"file": i.record.file, "label": i.record.label, "patient_id": i.patient_id} for i in group]
-
-    return {
-        "images": len(images),
-        "distinct_images": len({i.prepared.sha256 for i in images}),
-        "patients": len({i.patient_id for i in images}),
-        "exact_duplicates": [describe(group) for group in duplicates],
-        "conflicts": [describe(group) for group in conflicts],
-    }
 
 
 def _resolve_duplicates(
@@ -446,6 +461,25 @@ def _source_warnings(images: Sequence[_Image], config: ConfigDict) -> list[str]:
         warnings.append(f"the patients of {from_header} images are taken from the DICOM PatientID")
     labels = {image.record.label for image in images}
     return warnings + [f"class {name} has no image" for name in config.class_names if name not in labels]
+
+
+def _audit_warnings(found: Audit) -> list[str]:
+    """Near copies under several labels, and cues that predict the label without looking at the bone."""
+    warnings = []
+    if found.near_conflicts:
+        images = sum(len(group) for group in found.near_conflicts)
+        warnings.append(
+            f"{images} of {len(found.records)} images are near copies of one with another label, in "
+            f"{len(found.near_conflicts)} groups (audit.json, near_conflicts)"
+        )
+    for cue in found.shortcuts:
+        if cue["predicts"]:
+            best = max(cue["balanced_accuracy"].values(), key=lambda score: score["ci95"][0])
+            warnings.append(
+                f"{cue['cue']} alone predicts the label: balanced accuracy {best['value']:.2f} "
+                f"[{best['ci95'][0]:.2f}, {best['ci95'][1]:.2f}], chance {cue['chance']:.2f}"
+            )
+    return warnings
 
 
 def _split_warnings(rows: Sequence[Row], config: ConfigDict) -> list[str]:
