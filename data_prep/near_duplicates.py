@@ -76,7 +76,7 @@ def find_near_duplicates(
     same: Callable[[int, int], bool] = lambda a, b: False,
     candidate: float = 0.5,
     neighbours: int = 5,
-    accept: float = 0.85,
+    accept: float = 0.9,
 ) -> list[NearDuplicate]:
     """Finds pairs of which one is a crop, mirror image, rescaled or re-encoded copy of the other.
 
