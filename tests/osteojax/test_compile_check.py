@@ -1,0 +1,102 @@
+"""compile-check: how a compiled program's text is read, and, where libtpu is installed, a step compiled for v5e."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from data_prep.errors import UserError
+from osteojax import compile_check as check
+from osteojax import config as configs
+from osteojax.mesh import make_mesh
+
+# Written by hand after the form of XLA's text: a bfloat16 convolution, one with a float32 operand, a copy into another
+# layout and one between memories, a small transpose, and communications of both forms.
+PROGRAM = """
+ENTRY %main {
+  %x = bf16[32,56,56,64]{3,2,1,0:T(8,128)(2,1)} parameter(0)
+  %k = bf16[3,3,64,64]{3,2,1,0} parameter(1)
+  %k32 = f32[3,3,64,64]{3,2,1,0} parameter(2)
+  %good = f32[32,56,56,64]{3,2,1,0} convolution(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %bad = f32[32,56,56,64]{3,2,1,0} convolution(%x, %k32), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %relaid = bf16[32,56,56,64]{0,3,2,1:T(8,128)(2,1)} copy(%x)
+  %moved = bf16[32,56,56,64]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%x)
+  %small = bf16[3,3,64,64]{2,3,1,0} transpose(%k), dimensions={0,1,3,2}
+  %sum = (f32[64]{0}, f32[1000]{0}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  %gather = (f32[8]{0}, f32[64]{0}) all-gather-start(%c), dimensions={0}
+  %gathered = f32[64]{0} all-gather-done(%gather)
+}
+"""
+
+
+def test_a_program_is_read_right():
+    assert [line.split()[0] for line in check.float32_convolutions(PROGRAM)] == ["bad"]
+    assert [line.split()[0] for line in check.large_transposes(PROGRAM)] == ["relaid"]
+    assert check.collectives(PROGRAM) == (
+        check.Collective("all-reduce", 1064, 4256),
+        check.Collective("all-gather", 64, 256),
+    )
+
+
+def test_collectives_of_a_real_program():
+    """A gradient summed over eight devices: XLA's own text, and the volume that data parallelism must have."""
+    mesh = make_mesh()
+    rows, whole = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), NamedSharding(mesh, PartitionSpec())
+    gradient = jax.jit(
+        jax.grad(lambda w, x: jnp.sum(jnp.tanh(x @ w))), in_shardings=(whole, rows), out_shardings=whole
+    )
+    text = gradient.lower(np.zeros((24, 5), np.float32), np.zeros((16, 24), np.float32)).compile().as_text()
+    assert [(c.kind, c.bytes) for c in check.collectives(text)] == [("all-reduce", 4 * 24 * 5)]
+
+
+def test_roofline_and_ring():
+    """By hand: 197 TFLOP take a v5e one second, 819 GB likewise; 8 chips send 2 * 7/8 of what they reduce."""
+    report = check.Report(
+        topology="v5e:2x4",
+        chips=8,
+        chip=check.CHIPS["v5e"],
+        batch_size=64,
+        flops=197e12,
+        bytes_accessed=2 * 819e9,
+        temporary_bytes=0,
+        argument_bytes=0,
+        output_bytes=0,
+        collectives=(check.Collective("all-reduce", 100, 400), check.Collective("all-gather", 10, 80)),
+        gradient_bytes=400,
+        float32_convolutions=(),
+        large_transposes=(),
+    )
+    assert (report.compute_seconds, report.memory_seconds, report.roofline_seconds) == (1, 2, 2)
+    assert report.ring_bound_bytes == 2 * 7 / 8 * 400
+    assert report.ring_bytes == 2 * 7 / 8 * 400 + 7 / 8 * 80
+
+
+def test_an_unknown_generation_is_named():
+    with pytest.raises(UserError, match="one of v4, v5e, v5p, v6e"):
+        check.compile_check(configs.load("configs/paper_resnet50.py"), "v99:2x4")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_libtpu_the_error_says_what_to_install():
+    with pytest.raises(UserError, match=r"osteojax\[tpu\]"):
+        check.compile_check(configs.load("configs/paper_resnet50.py"), "v5e:2x4")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_step_for_v5e_has_no_float32_convolution_and_reduces_little_more_than_the_gradient():
+    overrides = [
+        "--config.model.name=resnet18",
+        "--config.model.dtype=bfloat16",
+        "--config.data.batch_size=256",
+        "--config.preset=all",
+    ]
+    report = check.compile_check(configs.load("configs/paper_resnet50.py", overrides), "v5e:2x4")
+    assert report.chips == 8
+    assert report.float32_convolutions == ()
+    # Forward 1.8 GMAC an image, three times that with both gradients, 32 images a chip.
+    assert report.flops == pytest.approx(2 * 3 * 1.8e9 * 32, rel=0.15)
+    assert report.ring_bound_bytes <= report.ring_bytes <= 1.05 * report.ring_bound_bytes
