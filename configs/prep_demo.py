@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.phantom.n_patients = 280
     config.phantom.images_per_patient = (1, 2)
     config.phantom.image_size = (448, 448)
+    config.audit.near_duplicates = False  # the phantom has none, and looking for them takes time
     return config

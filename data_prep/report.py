@@ -52,8 +52,11 @@ def write_report(
         "<h2>Preprocessing</h2>",
         f"<p><code>{escape(spec.to_json())}</code></p>",
         _noise_table(rows, denoising),
-        "<h2>Identical images</h2>",
+        "<h2>Copies</h2>",
         _duplicates(audit),
+        _near_duplicates(audit),
+        "<h2>Shortcuts</h2>",
+        _shortcuts(audit),
         "<h2>Examples</h2>",
         *(_thumbnails(rows, name, load_image) for name in class_names),
         "<h2>Left out</h2>",
@@ -109,6 +112,45 @@ def _duplicates(audit: Mapping[str, Any]) -> str:
     ]
     text = f"<p>{len(audit['exact_duplicates'])} pictures in several files, {len(audit['conflicts'])} under "
     return text + "contradictory labels.</p>" + _table(["files", "labels"], body, '<td class="text">')
+
+
+def _near_duplicates(audit: Mapping[str, Any]) -> str:
+    pairs = audit["near_duplicates"]
+    if not pairs:
+        return ""
+    body = [
+        [
+            f"{pair['part']} ({pair['labels'][0]})",
+            f"{pair['whole']} ({pair['labels'][1]})",
+            f"{pair['correlation']:.3f}{', mirrored' if pair['mirrored'] else ''}",
+        ]
+        for pair in pairs[:_QUARANTINE_SHOWN]
+    ]
+    text = f"<p>{len(pairs)} pairs are crops, mirror images or re-encodings of each other and stay on one side of the "
+    text += f"split; {len(audit['near_conflicts'])} groups of them carry contradictory labels.</p>"
+    return text + _table(["image", "copy of", "correlation"], body, '<td class="text">')
+
+
+def _shortcuts(audit: Mapping[str, Any]) -> str:
+    if not audit["shortcuts"]:
+        return "<p>Not looked for.</p>"
+    body = []
+    for cue in audit["shortcuts"]:
+        for model, score in cue["balanced_accuracy"].items():
+            low, high = score["ci95"]
+            mark = "predicts the label" if low > cue["chance"] else ""
+            body.append(
+                [
+                    cue["cue"],
+                    model,
+                    f"{score['value']:.2f} [{low:.2f}, {high:.2f}]",
+                    f"{cue['chance']:.2f}",
+                    mark,
+                ]
+            )
+    text = "<p>What properties that have nothing to do with the bone score by themselves, cross-validated by group. "
+    text += "A network has to beat them before its accuracy means anything.</p>"
+    return text + _table(["cue", "classifier", "balanced accuracy [95 %]", "chance", ""], body)
 
 
 def _thumbnails(rows: Sequence[Row], name: str, load_image: Callable[[Row], np.ndarray]) -> str:

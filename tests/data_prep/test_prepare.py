@@ -32,6 +32,8 @@ def settings(**changes):
     config.denoise.backend = "none"
     config.image_size = 32
     config.workers = 0
+    config.audit.near_duplicates = False
+    config.audit.shortcuts = False
     for key, value in changes.items():
         *parents, last = key.split("__")
         node = config
@@ -163,6 +165,29 @@ def test_contradictions_and_copies_are_left_out_and_explained(tmp_path):
     assert kept.quarantined == 0
     with pytest.raises(UserError, match="choose quarantine or keep"):
         prepare(source, tmp_path / "other", settings(conflicts="ignore"))
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path):
+    rows, images = ordinary(8)
+    source = labelled(tmp_path / "in", rows, images)
+    rng = np.random.default_rng(7)
+    texture = {row["file"]: ndimage.gaussian_filter(rng.normal(size=(160, 160)), 1.5) for row in rows}
+    # The mirrored crop of another patient's radiograph, under another label.
+    texture["oe5.png"] = texture["hy2.png"][8:150, 10:152][:, ::-1]
+    for file, pixels in texture.items():
+        scaled = (pixels - pixels.min()) / np.ptp(pixels) * 255
+        Image.fromarray(scaled.astype(np.uint8)).save(source / file)
+    config = settings(audit__near_duplicates=True, audit__shortcuts=True, image_size=128)
+    result = prepare(source, tmp_path / "out", config)
+    (pair,) = json.loads((tmp_path / "out/audit.json").read_text())["near_duplicates"]
+    assert (pair["part"], pair["whole"], pair["mirrored"]) == ("oe5.png", "hy2.png", True)
+    manifest = {row["file"]: row for row in read_csv(tmp_path / "out/manifest.csv")}
+    assert manifest["oe5.png"]["group"] == manifest["hy2.png"]["group"] == "healthy-2"
+    assert manifest["oe5.png"]["split"] == manifest["hy2.png"]["split"]
+    assert len({row["group"] for row in manifest.values()}) == 23
+    assert any("near copies" in text for text in result.warnings)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "oe5.png (osteopenia)" in page and "balanced accuracy" in page
 
 
 def test_the_audit_alone_finds_the_same(tmp_path):
