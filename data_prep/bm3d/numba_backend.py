@@ -29,6 +29,8 @@ _N1 = 8
 _COEFFICIENTS = _N1 * _N1
 # Side of the cells that reference blocks four pixels apart share in matching.
 _CELL = 4
+# Distances that are compared at once before any is put into a list.
+_LANES = 16
 # Reference blocks matched together: their rows stay in the first-level cache over all displacements.
 _CHUNK = 128
 
@@ -100,6 +102,7 @@ def _filter_image(
     numerator = np.zeros((_N1, width), np.float32)
     denominator = np.zeros((_N1, width), np.float32)
     spread = np.empty(width, np.float32)
+    planes = np.empty((_N1, width), np.float32)
     estimate = np.empty((height, width), np.float32)
 
     last = height - _N1
@@ -107,6 +110,7 @@ def _filter_image(
     distance = np.empty((references, group_size), np.float32)
     match = np.empty((references, group_size), np.int64)
     matches = np.empty(references, np.int64)
+    bounds = np.empty(references, np.float32)
     columns = np.empty(width, np.float32)
     squares = np.empty(width, np.float32)
     cells = np.empty((2, len(offsets), width // _CELL) if step == _CELL else (2, 0, 0), np.float32)
@@ -122,7 +126,7 @@ def _filter_image(
     for y in range(0, last + 1, step):
         while done < y - radius:
             _finish_row(
-                done, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, estimate
+                done, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, planes, estimate
             )
             done += 1
         while ready <= min(y + radius, last):
@@ -135,7 +139,9 @@ def _filter_image(
             if y == 0:
                 _cell_sums(pilot, 0, offsets, columns, upper)
             _cell_sums(pilot, y + _CELL, offsets, columns, lower)
-            _match_cells(pilot.shape, y, upper, lower, offsets, tau, floor, distance, match, matches, squares)
+            _match_cells(
+                pilot.shape, y, upper, lower, offsets, tau, floor, distance, match, matches, bounds, squares
+            )
         else:
             for first in range(0, references, _CHUNK):
                 stop = min(first + _CHUNK, references)
@@ -184,7 +190,9 @@ def _filter_image(
                 _add_block(group[b], inverse, weight, strip)
                 weight_ring[row[b] % ring, column[b]] += weight
     while done <= last:
-        _finish_row(done, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, estimate)
+        _finish_row(
+            done, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, planes, estimate
+        )
         done += 1
     return estimate
 
@@ -300,12 +308,13 @@ def _cell_sums(pilot, y, offsets, columns, cells):
 
 
 @_exact
-def _match_cells(shape, y, upper, lower, offsets, tau, floor, distance, match, matches, sums):
+def _match_cells(shape, y, upper, lower, offsets, tau, floor, distance, match, matches, bounds, sums):
     """`_match` for a whole row of reference blocks four pixels apart, from the cells above and below."""
     height, width = shape
     references = len(matches)
     worst = distance.shape[1] - 1
     _begin_matches(0, references, tau, distance, matches)
+    bounds[:] = tau
     for o in range(len(offsets)):
         dy, dx = offsets[o, 0], offsets[o, 1]
         if y + dy < 0 or y + dy > height - _N1:
@@ -317,10 +326,17 @@ def _match_cells(shape, y, upper, lower, offsets, tau, floor, distance, match, m
         a, b = upper[o, begin : end + 1], lower[o, begin : end + 1]
         for i in range(end - begin):
             sums[i] = max((a[i] + a[i + 1]) + (b[i] + b[i + 1]), floor)
-        for i in range(begin, end):
-            d = sums[i - begin]
-            if d < distance[i, worst]:
-                _insert(i, d, o, distance, match, matches)
+        for first in range(begin, end, _LANES):
+            stop = min(first + _LANES, end)
+            run, limits = sums[first - begin : stop - begin], bounds[first:stop]
+            near = 0
+            for i in range(stop - first):
+                near += run[i] < limits[i]
+            if near:
+                for i in range(stop - first):
+                    if run[i] < limits[i]:
+                        _insert(first + i, run[i], o, distance, match, matches)
+                        limits[i] = distance[first + i, worst]
 
 
 def _mix(context, builder, signature, arguments, accumulate):
@@ -497,7 +513,7 @@ def _shrink_wiener(group, pilot_group, variance, size, mu2):
 
 
 @_compiled
-def _finish_row(y, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, estimate):
+def _finish_row(y, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, planes, estimate):
     """Adds the blocks that begin in row y to the image's sums, and divides the rows that are then whole."""
     width = estimate.shape[1]
     sums = sum_ring[y % len(sum_ring)]
@@ -508,21 +524,18 @@ def _finish_row(y, sum_ring, weight_ring, inverse, window, numerator, denominato
         shifted = spread[c:]
         for x in range(width - _N1 + 1):
             shifted[x] += window[c] * weights[x]
+    for x in range(width):
+        for k in range(_N1):
+            planes[k, x] = sums[_N1 * x + k]
+    p0, p1, p2, p3 = planes[0], planes[1], planes[2], planes[3]
+    p4, p5, p6, p7 = planes[4], planes[5], planes[6], planes[7]
     for r in range(_N1):
         m0, m1, m2, m3 = inverse[r, 0], inverse[r, 1], inverse[r, 2], inverse[r, 3]
         m4, m5, m6, m7 = inverse[r, 4], inverse[r, 5], inverse[r, 6], inverse[r, 7]
         num, den = numerator[(y + r) % _N1], denominator[(y + r) % _N1]
         for x in range(width):
-            s = _N1 * x
-            num[x] += (
-                m0 * sums[s]
-                + m1 * sums[s + 1]
-                + m2 * sums[s + 2]
-                + m3 * sums[s + 3]
-                + m4 * sums[s + 4]
-                + m5 * sums[s + 5]
-                + m6 * sums[s + 6]
-                + m7 * sums[s + 7]
+            num[x] += (m0 * p0[x] + m1 * p1[x] + m2 * p2[x] + m3 * p3[x]) + (
+                m4 * p4[x] + m5 * p5[x] + m6 * p6[x] + m7 * p7[x]
             )
             den[x] += window[r] * spread[x]
     sums[:] = 0
