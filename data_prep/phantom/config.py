@@ -18,7 +18,7 @@ class PhantomConfig:
         bit_depth: 8 or 16, of the noisy images. The clean ones are always 16 bit.
         quanta: mean number of detected X-ray quanta per pixel behind the bone; each image varies around it by
             a quarter. More quanta, less noise: a clinical exposure gives about 5000 at this pixel size, the
-            default is a low-dose one (about 29 dB PSNR at the default size).
+            default is a low-dose one (34 dB PSNR on average at the default size).
         psnr_db: if given, the exposure of each image is solved so that its expected PSNR (peak 1.0) is this
             many decibels, and `quanta` is not used. 21.3 is the noisy PSNR of the published pipeline.
         class_balance: relative class sizes in the order healthy, osteopenia, osteoporosis; the default is the

@@ -186,11 +186,12 @@ def test_contradictions_of_the_public_knee_set(shared):
 
 @pytest.mark.slow
 def test_crops_and_halves_of_the_public_224_set(shared):
-    """An earlier measurement against the original radiographs found three groups in four contradictory."""
+    """Most files are copies, and copies of one radiograph carry several labels; docs/data_audit.md has the
+    counts."""
     records, images = _public(shared / "data/knee224")
     found = audit(records, lambda i: images[i], shortcuts=False)
     written = found.to_dict()
     assert written["distinct_images"] < 800
-    assert written["groups"] < 300
+    assert written["groups"] < 450
     contradictory = len({found.groups[i] for c in (*found.conflicts, *found.near_conflicts) for i in c})
-    assert contradictory > 100
+    assert contradictory > 70
