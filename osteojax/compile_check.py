@@ -83,7 +83,8 @@ class Report:
         flops, bytes_accessed: of the whole program.
         temporary_bytes, argument_bytes, output_bytes: of the chip's memory; arguments are donated to outputs.
         collectives: the program's communications.
-        gradient_bytes: of the parameters that learn, float32: what data parallelism must reduce.
+        gradient_bytes: of the parameters that learn, in the compute dtype (a kernel's gradient is summed over the
+            chips before it is cast to float32): what data parallelism must reduce.
         float32_convolutions: convolutions with a float32 operand, one line of the program each.
         large_transposes: transposes and layout-changing copies of at least a megabyte, likewise.
     """
@@ -168,7 +169,9 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         collectives=collectives(text),
-        gradient_bytes=sum(4 * math.prod(params[path].shape) for path in learning),
+        gradient_bytes=sum(
+            jnp.dtype(config.model.dtype).itemsize * math.prod(params[path].shape) for path in learning
+        ),
         float32_convolutions=float32_convolutions(text),
         large_transposes=large_transposes(text),
     )
@@ -236,11 +239,15 @@ def collectives(text: str) -> tuple[Collective, ...]:
 
 
 def float32_convolutions(text: str) -> tuple[str, ...]:
-    """Lines of the HLO text with a convolution one of whose operands is float32."""
+    """Lines of the HLO text with a convolution one of whose operands is float32.
+
+    Products of matrices, which a TPU's program also calls convolutions, have no image axes and do not count: the head
+    is float32 by design.
+    """
     types = {name: type_ for name, type_, _, _ in _INSTRUCTION.findall(text)}
     found = []
     for name, type_, opcode, rest in _INSTRUCTION.findall(text):
-        if opcode != "convolution":
+        if opcode != "convolution" or not re.search(r"dim_labels=\w*\d", rest):
             continue
         operands = re.findall(r"%?([\w.\-]+)", rest.partition(")")[0])
         if any(types.get(operand, "").startswith("f32[") for operand in operands):

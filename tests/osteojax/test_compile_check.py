@@ -22,6 +22,7 @@ ENTRY %main {
   %k32 = f32[3,3,64,64]{3,2,1,0} parameter(2)
   %good = f32[32,56,56,64]{3,2,1,0} convolution(%x, %k), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
   %bad = f32[32,56,56,64]{3,2,1,0} convolution(%x, %k32), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f
+  %dense = f32[32,3]{1,0} convolution(%k32, %k32), dim_labels=bf_io->bf
   %relaid = bf16[32,56,56,64]{0,3,2,1:T(8,128)(2,1)} copy(%x)
   %moved = bf16[32,56,56,64]{3,2,1,0:T(8,128)(2,1)S(1)} copy(%x)
   %small = bf16[3,3,64,64]{2,3,1,0} transpose(%k), dimensions={0,1,3,2}
@@ -99,4 +100,5 @@ def test_the_step_for_v5e_has_no_float32_convolution_and_reduces_little_more_tha
     assert report.float32_convolutions == ()
     # Forward 1.8 GMAC an image, three times that with both gradients, 32 images a chip.
     assert report.flops == pytest.approx(2 * 3 * 1.8e9 * 32, rel=0.15)
-    assert report.ring_bound_bytes <= report.ring_bytes <= 1.05 * report.ring_bound_bytes
+    # Beyond the gradient only batch norm's sums and the metrics.
+    assert report.ring_bound_bytes <= report.ring_bytes <= 1.1 * report.ring_bound_bytes
