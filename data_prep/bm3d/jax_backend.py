@@ -10,6 +10,12 @@ The algorithm is that of `numba_backend`; what differs is how the work is laid o
   halves as the Haar transform goes.
 * Reference rows are taken in bands, so that memory grows with the image only by a few arrays of its own size.
 
+Two backends round differently, and the algorithm has decisions in it: which of two candidates that are
+equally near but for rounding comes first (8-bit images have many such), and on which side of the hard
+threshold a coefficient lies that is within rounding of it. Elsewhere the backends agree to 1e-6 of the
+range; where a decision falls differently, some dozens of pixels move by thousandths of the range
+(docs/noise.md has the figures).
+
 Image sizes are data, not shapes: an image is padded to a bucket and says how much of it is real, so that a
 few compilations serve all images and images of several sizes share a batch.
 """
@@ -149,7 +155,7 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
     def distances(offset: Array) -> Array:
         dy, dx = offset
         there = lax.dynamic_slice(guide, (y[0, 0] + reach + dy, reach + dx), pixels)
-        distance = _rounded(jnp.square(here - there))
+        distance = jnp.square(here - there)
         for axis in (0, 1):
             distance = lax.slice_in_dim(_box_sum(distance, block, axis), 0, None, step, axis)
         inside = (y + dy >= 0) & (y + dy <= size[0] - block) & (x + dx >= 0) & (x + dx <= size[1] - block)
@@ -167,18 +173,8 @@ def _longest_group(stage: Stage) -> int:
     return 1 << (min(stage.group_size, len(stage.offsets())).bit_length() - 1)
 
 
-def _rounded(x: Array) -> Array:
-    """x >= 0, as rounded to float32: keeps compilers from fusing a product with the sum that follows it.
-
-    With integer-valued pixels many candidates are equally near but for rounding; only additions in the same
-    order with the same rounding as in `numba_backend` settle these ties alike.
-    """
-    bits = lax.bitcast_convert_type(x, jnp.int32)
-    return lax.bitcast_convert_type(jnp.maximum(bits, 0), jnp.float32)
-
-
 def _box_sum(x: Array, size: int, axis: int) -> Array:
-    """Sums of `size` neighbours along an axis, by doubling: a tree of additions, in pairs as in numba's."""
+    """Sums of `size` neighbours along an axis, by doubling: a tree of additions, no difference of sums."""
     if size == 1:
         return x
     half = _box_sum(x, size // 2, axis)
