@@ -14,7 +14,7 @@ Two backends round differently, and the algorithm has decisions in it: which of 
 equally near but for rounding comes first (8-bit images have many such), and on which side of the hard
 threshold a coefficient lies that is within rounding of it. Elsewhere the backends agree to 1e-6 of the
 range; where a decision falls differently, some dozens of pixels move by thousandths of the range
-(docs/noise.md has the figures).
+(`benchmarks/bm3d_jax.py` prints by how much).
 
 Image sizes are data, not shapes: an image is padded to a bucket and says how much of it is real, so that a
 few compilations serve all images and images of several sizes share a batch.
