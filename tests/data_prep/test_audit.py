@@ -186,7 +186,7 @@ def test_contradictions_of_the_public_knee_set(shared):
 
 @pytest.mark.slow
 def test_crops_and_halves_of_the_public_224_set(shared):
-    """Most files are copies, and copies of one radiograph carry several labels; docs/data_audit.md has the
+    """Most files are copies, some under several labels: docs/data_audit.md has the
     counts."""
     records, images = _public(shared / "data/knee224")
     found = audit(records, lambda i: images[i], shortcuts=False)
@@ -194,4 +194,4 @@ def test_crops_and_halves_of_the_public_224_set(shared):
     assert written["distinct_images"] < 800
     assert written["groups"] < 450
     contradictory = len({found.groups[i] for c in (*found.conflicts, *found.near_conflicts) for i in c})
-    assert contradictory > 70
+    assert contradictory > 80
