@@ -112,18 +112,24 @@ def test_equals_the_formulas_written_out(profile):
     assert error.max() < 0.05
 
 
-@pytest.mark.slow
 def test_agrees_with_bmnd():
-    """bmnd is an independent implementation of the same method with its own choice of ties and weights, so
-    the images differ by a small part of sigma, but neither is the better denoiser: PSNR within 0.25 dB on a
-    tile of 64 pixels (where single groups count), and a difference below a fifth of sigma."""
+    """bmnd implements the same method independently, with its own ties and one weight a block.
+
+    The images differ by 0.06 sigma on average over these four tiles, and bmnd is 0.13 dB better; the closed
+    package is 0.10 dB below bmnd on them. Single tiles scatter by 0.1 dB, hence the mean, and bounds of 0.1
+    sigma and 0.2 dB.
+    """
     bmnd = pytest.importorskip("bmnd")
-    noisy, sigma = noisy_scene(64, 64), 20.0
-    theirs = bmnd.bmnd((noisy / 255).astype(np.float32), bmnd.BM3DProfile(), sigma=sigma / 255) * 255
-    ours = bm3d(noisy, sigma, profile="np")
-    clean = scene(64, 64)
-    assert psnr(clean, ours) > psnr(clean, theirs) - 0.25
-    assert np.sqrt(np.mean((ours - theirs) ** 2)) < 0.2 * sigma
+    clean, sigma = scene(64, 64), 20.0
+    apart, behind = [], []
+    for seed in range(4):
+        noisy = noisy_scene(64, 64, sigma, seed)
+        theirs = bmnd.bmnd((noisy / 255).astype(np.float32), bmnd.BM3DProfile(), sigma=sigma / 255) * 255
+        ours = bm3d(noisy, sigma, profile="np")
+        apart.append(np.sqrt(np.mean((ours - theirs) ** 2)))
+        behind.append(psnr(clean, theirs) - psnr(clean, ours))
+    assert np.mean(apart) < 0.1 * sigma
+    assert np.mean(behind) < 0.2
 
 
 @pytest.mark.parametrize("name", ["dct", "bior1.5"])
