@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from osteojax import models
 from osteojax.optimizer import Flat
 
 
@@ -38,10 +39,14 @@ class Network:
     """The train and evaluation functions of a model.
 
     The parameters and running statistics live outside, in the train state: the same `Network` serves any of them.
+
+    Attributes:
+        stages: names of the model's parts, in order.
     """
 
     def __init__(self, model: nnx.Module) -> None:
         self._model = model
+        self.stages = models.stages(model)
         _, self._params, self._stats, self._rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
 
     def init(self) -> tuple[Flat, Flat]:

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from data_prep.errors import UserError
 from osteojax import config as configs
 from osteojax import groups as parameter_groups
-from osteojax import models, scores
+from osteojax import scores
 from osteojax.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.data import PreparedDataset, plan_for, to_devices, train_iterator
 from osteojax.inference import split_logits
@@ -263,7 +263,7 @@ def start(
     def recipe_for(model: nnx.Module) -> Recipe:
         network = Network(model)
         listed = parameter_groups.from_config(config.groups)
-        groups = listed or parameter_groups.preset(config.preset, models.stages(model))
+        groups = listed or parameter_groups.preset(config.preset, network.stages)
         labels = parameter_groups.assign(groups, network.init()[0])
         return Recipe(network, groups, labels, make_schedule(config.optimizer, total_steps), config, weights)
 
