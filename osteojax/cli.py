@@ -142,7 +142,8 @@ def _audit(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _convert(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from osteojax.weights.convert import convert
 
-    convert(arguments.weights, arguments.arch, arguments.out)
+    provenance = convert(arguments.weights, arguments.arch, arguments.out)
+    print("\n".join(f"{key}: {value}" for key, value in provenance.items()))
     return 0
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,6 @@ from jax.sharding import Mesh
 
 from data_prep.errors import UserError
 from osteojax import groups as parameter_groups
-from osteojax import models
 from osteojax.initialise import build_shapes
 from osteojax.mesh import make_mesh
 from osteojax.network import Network
@@ -118,17 +118,6 @@ class Report:
         """The least time that a step can take."""
         return max(self.compute_seconds, self.memory_seconds)
 
-    @property
-    def ring_bytes(self) -> float:
-        """Bytes that each chip sends for the program's collectives on a ring."""
-        share = (self.chips - 1) / self.chips
-        return sum(c.bytes * share * (2 if c.kind.startswith("all-reduce") else 1) for c in self.collectives)
-
-    @property
-    def ring_bound_bytes(self) -> float:
-        """The least that a ring must send to reduce the gradient (Patarasuk and Yuan 2009): 2 (n - 1) / n of it."""
-        return 2 * (self.chips - 1) / self.chips * self.gradient_bytes
-
 
 def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
     """Compiles the train step of a config for `topology`, say "v5e:2x4", and reads its program.
@@ -146,17 +135,7 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
     if config.data.batch_size % chips:
         raise UserError(f"data.batch_size={config.data.batch_size} is not divided by the {chips} chips")
 
-    model = build_shapes(config, config.model.name, _CLASSES, chips)
-    network = Network(model)
-    params, batch_stats = network.init()
-    listed = parameter_groups.from_config(config.groups)
-    groups = listed or parameter_groups.preset(config.preset, models.stages(model))
-    labels = parameter_groups.assign(groups, params)
-    schedule = make_schedule(config.optimizer, _STEPS)
-    recipe = Recipe(network, groups, labels, schedule, config, (1.0,) * _CLASSES)
-    learning = parameter_groups.trainable_at(groups, labels, 0)
-
-    compiled = _compile(recipe, params, batch_stats, mesh, config.data.batch_size)
+    compiled, gradient_bytes = compile_for(config, mesh)
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     return Report(
         topology=topology,
@@ -169,9 +148,7 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
         collectives=collectives(text),
-        gradient_bytes=sum(
-            jnp.dtype(config.model.dtype).itemsize * math.prod(params[path].shape) for path in learning
-        ),
+        gradient_bytes=gradient_bytes,
         float32_convolutions=float32_convolutions(text),
         large_transposes=large_transposes(text),
     )
@@ -192,17 +169,37 @@ def _devices(topology: str) -> list[jax.Device]:
         ) from error
 
 
-def _compile(
-    recipe: Recipe, params: dict, batch_stats: dict, mesh: Mesh, batch_size: int
-) -> jax.stages.Compiled:
+def compile_for(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[jax.stages.Compiled, int]:
+    """The first train step of a config compiled for a mesh, and the bytes of its gradient in the compute dtype."""
+    network = Network(build_shapes(config, config.model.name, _CLASSES, mesh.size))
+    params, batch_stats = network.init()
+    listed = parameter_groups.from_config(config.groups)
+    groups = listed or parameter_groups.preset(config.preset, network.stages)
+    labels = parameter_groups.assign(groups, params)
+    schedule = make_schedule(config.optimizer, _STEPS)
+    recipe = Recipe(network, groups, labels, schedule, config, (1.0,) * _CLASSES)
     state = jax.eval_shape(recipe.init_state, params, batch_stats)
+    rows = config.data.batch_size
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *_IMAGE), jnp.float32),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        "image": jax.ShapeDtypeStruct((rows, *_IMAGE), jnp.float32),
+        "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
     compiled, _ = compile_step(recipe, 0, state, batch, mesh)
-    return compiled
+    item = jnp.dtype(config.model.dtype).itemsize
+    learning = parameter_groups.trainable_at(groups, labels, 0)
+    return compiled, sum(item * math.prod(params[path].shape) for path in learning)
+
+
+def ring_bytes(found: Sequence[Collective], chips: int) -> float:
+    """Bytes that each chip sends for these collectives on a ring: an all-reduce goes round twice, the others once."""
+    share = (chips - 1) / chips
+    return sum(c.bytes * share * (2 if c.kind == "all-reduce" else 1) for c in found)
+
+
+def ring_bound_bytes(gradient_bytes: int, chips: int) -> float:
+    """The least that a ring must send to reduce the gradient (Patarasuk and Yuan 2009): 2 (n - 1) / n of it."""
+    return 2 * (chips - 1) / chips * gradient_bytes
 
 
 # `%name = type opcode(operands), attributes`; the type of a tuple is in parentheses.
@@ -279,6 +276,8 @@ def _order(type_: str) -> str:
 def print_report(report: Report) -> None:
     """The report as a table on the terminal."""
     per_chip = report.batch_size // report.chips
+    sent = ring_bytes(report.collectives, report.chips)
+    bound_bytes = ring_bound_bytes(report.gradient_bytes, report.chips)
     bound = "compute" if report.compute_seconds >= report.memory_seconds else "memory"
     print_table(
         f"train step for {report.topology}, {report.chips} chips, {per_chip} images each",
@@ -294,8 +293,8 @@ def print_report(report: Report) -> None:
             ("arguments", f"{report.argument_bytes / 2**30:.3f} GiB"),
             ("outputs", f"{report.output_bytes / 2**30:.3f} GiB"),
             ("collectives", str(len(report.collectives))),
-            ("sent in them, as a ring", f"{report.ring_bytes / 1e6:.2f} MB"),
-            ("ring lower bound for the gradient", f"{report.ring_bound_bytes / 1e6:.2f} MB"),
+            ("sent in them, as a ring", f"{sent / 1e6:.2f} MB"),
+            ("ring lower bound for the gradient", f"{bound_bytes / 1e6:.2f} MB"),
             ("float32 convolutions", str(len(report.float32_convolutions))),
             ("large transposes", str(len(report.large_transposes))),
         ],

@@ -71,8 +71,8 @@ def test_roofline_and_ring():
         large_transposes=(),
     )
     assert (report.compute_seconds, report.memory_seconds, report.roofline_seconds) == (1, 2, 2)
-    assert report.ring_bound_bytes == 2 * 7 / 8 * 400
-    assert report.ring_bytes == 2 * 7 / 8 * 400 + 7 / 8 * 80
+    assert check.ring_bound_bytes(report.gradient_bytes, report.chips) == 2 * 7 / 8 * 400
+    assert check.ring_bytes(report.collectives, report.chips) == 2 * 7 / 8 * 400 + 7 / 8 * 80
 
 
 def test_an_unknown_generation_is_named():
@@ -101,4 +101,5 @@ def test_the_step_for_v5e_has_no_float32_convolution_and_reduces_little_more_tha
     # Forward 1.8 GMAC an image, three times that with both gradients, 32 images a chip.
     assert report.flops == pytest.approx(2 * 3 * 1.8e9 * 32, rel=0.15)
     # Beyond the gradient only batch norm's sums and the metrics.
-    assert report.ring_bound_bytes <= report.ring_bytes <= 1.1 * report.ring_bound_bytes
+    bound = check.ring_bound_bytes(report.gradient_bytes, report.chips)
+    assert bound <= check.ring_bytes(report.collectives, report.chips) <= 1.1 * bound
