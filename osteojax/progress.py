@@ -20,7 +20,9 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table = Table(*header, title=title)
         for row in rows:
             table.add_row(*row)
-        Console(file=to or sys.stderr).print(table)
+        stream = to or sys.stderr
+        # rich takes a file to be 80 columns wide, which breaks most rows.
+        Console(file=stream, width=None if stream.isatty() else 120).print(table)
 
 
 class Progress:

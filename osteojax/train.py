@@ -1,6 +1,7 @@
 """One training run, from a config to checkpoints; started again on the same workdir, it goes on where it was."""
 
 import contextlib
+import functools
 import logging
 import math
 import signal
@@ -138,8 +139,10 @@ def train(
     ):
         while step < total_steps and not best.exhausted:
             if step in boundaries and step > 0:
-                entering = max(b for b in boundaries if b < step)
-                state = jax.jit(lambda s, a=entering, b=step: recipe.enter_phase(s, a, b))(state)
+                before = max(boundary for boundary in boundaries if boundary < step)
+                enter = functools.partial(recipe.enter_phase, before=before, now=step)
+                layout = state_sharding(mesh, jax.eval_shape(enter, state))
+                state = jax.jit(enter, out_shardings=layout)(state)
                 train_step = None
             with clock.waiting():
                 batch = to_devices(next(iterator), by_row)

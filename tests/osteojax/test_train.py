@@ -121,8 +121,12 @@ def test_no_optimizer_state_is_allocated_for_frozen_parameters(frozen_run):
     assert moments and all("head/" in k or "stage4/" in k for k in moments)
 
 
-def test_gradual_unfreezing_starts_at_its_step_and_keeps_the_other_moments(prepared, tmp_path):
-    config = small.quick_config(prepared)
+@pytest.mark.parametrize("data, fsdp", [(1, 1), (2, 2)])
+def test_gradual_unfreezing_starts_at_its_step_and_keeps_the_other_moments(
+    prepared, tmp_path, monkeypatch, data, fsdp
+):
+    monkeypatch.setattr("osteojax.mesh.SMALLEST_SPLIT", 64)
+    config = on(small.quick_config(prepared), data, fsdp)
     config.groups = (
         {"name": "head", "pattern": "head/.*"},
         {"name": "stage4", "pattern": "stage4/.*", "unfreeze_step": 4, "lr_factor": 0.1},
