@@ -4,8 +4,8 @@
     osteojax train --config=configs/paper_resnet50.py --workdir=RUN --config.data.dir=DATA
     osteojax evaluate --workdir=RUN
 
-Reported: accuracy 90.2 %; F1 93.2 (healthy), 87.5 (osteopenia), 89.8 (osteoporosis), on 3,020 private radiographs
-and an image-level split. Expect less wherever patients and duplicates are kept together: see docs/results.md.
+Reported: accuracy 90.2 %; F1 93.2 (healthy), 87.5 (osteopenia), 89.8 (osteoporosis), on 3,020 private
+radiographs. Expect less wherever patients and copies are kept on one side of the split: see docs/results.md.
 
 The paper names neither the optimizer nor its settings; what stands here is our choice. 30 epochs, with the best
 epoch by validation loss kept (the paper's rises after epoch 8).
