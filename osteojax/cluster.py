@@ -120,8 +120,9 @@ def _listen(port: int, processes: int, deadline: float) -> None:
             caller.settimeout(5)
             with contextlib.suppress(OSError, ValueError):  # a port scanner, a caller that died
                 number, _, name = caller.recv(300).decode().strip().partition(" ")
-                present[int(number)] = name
-                callers.append(caller)
+                if int(number) in range(1, processes):
+                    present[int(number)] = name
+                    callers.append(caller)
         for caller in callers:
             with contextlib.suppress(OSError):
                 caller.sendall(b"go")
