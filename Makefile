@@ -31,9 +31,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The last one compares with PyTorch and says what to do where that is not installed.
+# Without --quick the first takes hours: the reference is slow. The last one compares with PyTorch and says what to do where that is not installed.
 bench: $(READY)
-	$(BIN)/python benchmarks/bm3d.py
+	$(BIN)/python benchmarks/bm3d.py --quick
 	$(BIN)/python benchmarks/scaling.py
 	-$(BIN)/python benchmarks/train_step.py
 
