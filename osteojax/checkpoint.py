@@ -21,7 +21,6 @@ from data_prep.errors import UserError
 from osteojax.step import TrainState
 
 ARRAYS = ("params", "batch_stats", "ema", "opt_state")
-INFERENCE = ("params", "batch_stats", "ema")
 
 
 class DamagedCheckpoint(Exception):

@@ -173,8 +173,7 @@ def compile_for(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[jax.stag
     """The first train step of a config compiled for a mesh, and the bytes of its gradient in the compute dtype."""
     network = Network(build_shapes(config, config.model.name, _CLASSES, mesh.size))
     params, batch_stats = network.init()
-    listed = parameter_groups.from_config(config.groups)
-    groups = listed or parameter_groups.preset(config.preset, network.stages)
+    groups = parameter_groups.chosen(config, network.stages)
     labels = parameter_groups.assign(groups, params)
     schedule = make_schedule(config.optimizer, _STEPS)
     recipe = Recipe(network, groups, labels, schedule, config, (1.0,) * _CLASSES)

@@ -6,7 +6,6 @@ with rows of mask 0, so that every example counts once an epoch and no shape eve
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +194,3 @@ def _iterate(batches: HostBatches, threads: int) -> grain.DatasetIterator:
 def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     """The global batch, of which each process contributes its rows."""
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
-
-
-def global_batches(iterator: Iterator[Batch], sharding: NamedSharding) -> Iterator[dict[str, jax.Array]]:
-    """Global batches on the devices, one after another."""
-    for batch in iterator:
-        yield to_devices(batch, sharding)

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import ml_collections
 import numpy as np
 
 from data_prep.errors import UserError
@@ -95,6 +96,11 @@ def from_config(entries: Iterable[Mapping]) -> tuple[Group, ...]:
     if len(set(names)) < len(names):
         raise UserError(f"two groups have the same name: {', '.join(names)}")
     return tuple(groups)
+
+
+def chosen(config: ml_collections.ConfigDict, stages: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of an experiment: its listed `groups`, or where there are none its `preset`."""
+    return from_config(config.groups) or preset(config.preset, stages)
 
 
 def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:

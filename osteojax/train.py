@@ -265,8 +265,7 @@ def start(
 
     def recipe_for(model: nnx.Module) -> Recipe:
         network = Network(model)
-        listed = parameter_groups.from_config(config.groups)
-        groups = listed or parameter_groups.preset(config.preset, network.stages)
+        groups = parameter_groups.chosen(config, network.stages)
         labels = parameter_groups.assign(groups, network.init()[0])
         return Recipe(network, groups, labels, make_schedule(config.optimizer, total_steps), config, weights)
 
