@@ -61,10 +61,13 @@ def bm3d(
     # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
     middle = low + (high - low) / 2
-    normalised = ((image.astype(np.float64, copy=False) - middle) / sigma).astype(np.float32)
-    padded = np.pad(normalised, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
-    clean = denoise(np.ascontiguousarray(padded), profile)[: image.shape[0], : image.shape[1]]
-    return (clean * np.float64(sigma) + middle).astype(np.float32)
+    padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+    normalised = np.empty(padded.shape, np.float32)
+    # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
+    np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
+    normalised /= np.float32(sigma)
+    clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
+    return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
 
 
 def _missing(size: int, profile: Profile) -> int:

@@ -10,11 +10,11 @@ The algorithm is that of `numba_backend`; what differs is how the work is laid o
   halves as the Haar transform goes.
 * Reference rows are taken in bands, so that memory grows with the image only by a few arrays of its own size.
 
-Two backends round differently, and the algorithm has decisions in it: which of two candidates that are
-equally near but for rounding comes first (8-bit images have many such), and on which side of the hard
-threshold a coefficient lies that is within rounding of it. Elsewhere the backends agree to 1e-6 of the
-range; where a decision falls differently, some dozens of pixels move by thousandths of the range
-(`benchmarks/bm3d_jax.py` prints by how much).
+Two backends round differently, and the algorithm has decisions in it. In the first stage they fall alike: its
+distances are whole numbers (`Stage.grid`), so that of candidates that are equally near, of which 8-bit images
+have many, both take the same. What is left is a coefficient within rounding of the hard threshold, or two blocks
+of the basic estimate that are equally near but for rounding; `benchmarks/bm3d_jax.py` prints how far the results
+lie apart.
 
 Image sizes are data, not shapes: an image is padded to a bucket and says how much of it is real, so that a
 few compilations serve all images and images of several sizes share a batch.
@@ -115,7 +115,8 @@ def _stage(noisy: Array, guide: Array, size: Array, stage: Stage, shrink: Shrink
     bands = -(-all_rows // rows)
     reach = stage.search_window // 2
     below = max(0, ((bands * rows - 1) * step + block) - height)
-    wide_guide = jnp.pad(guide, ((reach, reach + below), (reach, reach)))
+    on_grid = jnp.round(guide * stage.grid) if stage.grid else guide
+    wide_guide = jnp.pad(on_grid, ((reach, reach + below), (reach, reach)))
     x = (jnp.arange(columns) * step)[None, :]
 
     def band(sums: tuple[Array, Array], first: Array) -> tuple[tuple[Array, Array], None]:
@@ -138,7 +139,8 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
     """The nearest blocks of every reference block of a band (paper, eqs. 6 and 7).
 
     Args:
-      guide: the image with `search_window // 2` pixels of padding around it, more below where bands need it.
+      guide: the image on the stage's grid, with `search_window // 2` pixels of padding around it, more below
+        where bands need it.
       at: y (rows, 1) and x (1, columns) of the references.
       size: height and width of the image.
       stage: the parameters.
@@ -149,6 +151,7 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
     """
     y, x = at
     reach, block, step = stage.search_window // 2, stage.block_size, stage.step
+    unit = (block * (stage.grid or 1)) ** 2
     pixels = ((len(y) - 1) * step + block, (x.shape[1] - 1) * step + block)
     here = lax.dynamic_slice(guide, (y[0, 0] + reach, reach), pixels)
 
@@ -159,13 +162,13 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
         for axis in (0, 1):
             distance = lax.slice_in_dim(_box_sum(distance, block, axis), 0, None, step, axis)
         inside = (y + dy >= 0) & (y + dy <= size[0] - block) & (x + dx >= 0) & (x + dx <= size[1] - block)
-        return jnp.where(inside, jnp.maximum(distance, stage.distance_floor * block**2), jnp.inf)
+        return jnp.where(inside, jnp.maximum(distance, stage.distance_floor * unit), jnp.inf)
 
     offsets = stage.offsets()
     every = lax.map(distances, jnp.asarray(offsets, jnp.int32))
     # Among equals `top_k` takes the earlier, as the order of the offsets demands.
     nearest, index = lax.top_k(-jnp.moveaxis(every, 0, -1), _longest_group(stage))
-    return index, (-nearest < stage.tau_match * block**2).sum(axis=-1, dtype=jnp.int32)
+    return index, (-nearest < stage.tau_match * unit).sum(axis=-1, dtype=jnp.int32)
 
 
 def _longest_group(stage: Stage) -> int:

@@ -6,7 +6,11 @@ they touch lies in a ring of as many rows as the search window reaches; a row is
 when no later group can add to it. Half of every 2-D transform is done once per pixel instead of once per
 block of a group: the ring holds, for each position, the column transform of the 8x1 strip that begins there,
 so that a block is 64 contiguous numbers and only its row transform is left. Filtered blocks are added up in
-the same form, and the inverse column transform is done once per position.
+the same form, and the inverse column transform is done once per position. Loops over 8 or 16 numbers are written
+out as vectors, because they are unrolled into scalars before numba's vectoriser sees them.
+
+All of it is in one file because numba's cache notices a change of the file that a function is in, but not one of
+the functions that it calls in others.
 
 The result is a pure function of the input: one order of additions, no tiles, no threads inside. It is the
 same to the bit from any thread and process on one machine; another CPU may contract or sum in another order.
@@ -15,9 +19,12 @@ The formulas are those of Dabov et al., IEEE TIP 16(8), 2007, with the exact var
 coefficients where its blocks overlap, from Makinen, Azzari, Foi, IEEE TIP 29, 2020.
 """
 
+import functools
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from data_prep.bm3d.profiles import Profile, Stage
@@ -27,16 +34,18 @@ from data_prep.errors import UserError
 # The vector code below is written out for the paper's 8x8 blocks.
 _N1 = 8
 _COEFFICIENTS = _N1 * _N1
-# Side of the cells that reference blocks four pixels apart share in matching.
-_CELL = 4
-# Distances that are compared at once before any is put into a list.
+# Numbers in the vectors that are written out, and places of a list of matches in each of its lines.
 _LANES = 16
-# Reference blocks matched together: their rows stay in the first-level cache over all displacements.
-_CHUNK = 128
+# What surrounds an image in matching: no block that reaches into it is near any other.
+_FAR = np.float32(1e15)
+# Rows of reference blocks that are matched together, and displacements that they go through together: their cells'
+# distances stay in the second-level cache.
+_BAND = 16
+_DISPLACEMENTS = 64
 
-# Distances are rounded one by one in a stated order, so that other backends can settle near ties alike.
-_exact = njit(nogil=True, cache=True, error_model="numpy")
-# Elsewhere sums may be reordered and contracted; infinities and NaN keep their meaning.
+# Products and sums may become one instruction.
+_CONTRACT = ("contract",)
+# Sums may be reordered and contracted; infinities and NaN keep their meaning.
 _compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 
 
@@ -51,7 +60,7 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
         float32 (height, width), the final estimate.
 
     Raises:
-        UserError: a block size other than 8.
+        UserError: a block size other than 8, or a step other than 1, 2 and 4.
     """
     basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard))
     return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))
@@ -63,7 +72,10 @@ def _plan(stage: Stage) -> tuple:
         raise UserError(
             f"BM3D: the numba backend is written for blocks of side {_N1}, not {stage.block_size}"
         )
+    if stage.step not in (1, 2, 4):
+        raise UserError(f"BM3D: the numba backend takes steps of 1, 2 or 4 pixels, not {stage.step}")
     forward, inverse = block_transform(stage.transform_2d, _N1)
+    unit = (_N1 * (stage.grid or 1)) ** 2
     window = kaiser_window(_N1, stage.kaiser_beta)
     r = overlap_correlation(forward)
     # [|dy| * 8 + |dx|, column frequency * 8 + row frequency], the layout of a block in the ring
@@ -71,8 +83,9 @@ def _plan(stage: Stage) -> tuple:
     return (
         stage.step,
         stage.offsets(),
-        np.float32(stage.tau_match * _COEFFICIENTS),
-        np.float32(stage.distance_floor * _COEFFICIENTS),
+        np.float32(stage.grid),
+        np.float32(stage.tau_match * unit),
+        np.float32(stage.distance_floor * unit),
         stage.group_size,
         forward.astype(np.float32),
         (window[:, None] * inverse).astype(np.float32),
@@ -83,7 +96,7 @@ def _plan(stage: Stage) -> tuple:
 
 @_compiled
 def _filter_image(
-    z, pilot, wiener, strength, step, offsets, tau, floor, group_size, forward, inverse, window, overlap
+    z, pilot, wiener, strength, step, offsets, grid, tau, floor, group_size, forward, inverse, window, overlap
 ):
     """One stage over the whole image: grouping, collaborative filtering, aggregation (equations 3 to 12).
 
@@ -107,17 +120,17 @@ def _filter_image(
 
     last = height - _N1
     references = (width - _N1) // step + 1
-    distance = np.empty((references, group_size), np.float32)
-    match = np.empty((references, group_size), np.int64)
-    matches = np.empty(references, np.int64)
-    bounds = np.empty(references, np.float32)
-    columns = np.empty(width, np.float32)
-    squares = np.empty(width, np.float32)
-    cells = np.empty((2, len(offsets), width // _CELL) if step == _CELL else (2, 0, 0), np.float32)
+    # A list of matches is a whole number of lines.
+    places = (group_size + _LANES - 1) // _LANES * _LANES
+    distance = np.empty((_BAND, references, places), np.float32)
+    match = np.empty((_BAND, references, places), np.int32)
+    dealt, margin = _deal_columns(pilot, grid, step, radius)
+    shifts = _shifts(dealt, offsets)
     group = np.empty((group_size, _COEFFICIENTS), np.float32)
     pilot_group = np.empty((group_size, _COEFFICIENTS), np.float32)
     variance = np.empty((group_size, _COEFFICIENTS), np.float32)
-    shared = np.empty((group_size + 1, _COEFFICIENTS), np.float32)
+    shared = np.empty((group_size, _COEFFICIENTS), np.float32)
+    pairs = np.empty((group_size // 2) ** 2 + 1, np.int64)
     row = np.empty(group_size, np.int64)
     column = np.empty(group_size, np.int64)
 
@@ -134,45 +147,23 @@ def _filter_image(
             if wiener:
                 _transform_columns(pilot, ready, forward, pilot_ring[ready % ring])
             ready += 1
-        if step == _CELL:
-            upper, lower = cells[y // _CELL % 2], cells[(y // _CELL + 1) % 2]
-            if y == 0:
-                _cell_sums(pilot, 0, offsets, columns, upper)
-            _cell_sums(pilot, y + _CELL, offsets, columns, lower)
-            _match_cells(
-                pilot.shape, y, upper, lower, offsets, tau, floor, distance, match, matches, bounds, squares
-            )
-        else:
-            for first in range(0, references, _CHUNK):
-                stop = min(first + _CHUNK, references)
-                _match(
-                    pilot,
-                    y,
-                    step,
-                    first,
-                    stop,
-                    offsets,
-                    tau,
-                    floor,
-                    distance,
-                    match,
-                    matches,
-                    columns,
-                    squares,
-                )
+        k = y // step % _BAND
+        if k == 0:
+            rows = min(_BAND, (last - y) // step + 1)
+            _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match)
         for i in range(references):
-            size = 1
-            while 2 * size <= matches[i]:
-                size *= 2
+            size = group_size
+            while distance[k, i, size - 1] >= tau:
+                size //= 2
             for b in range(size):
-                o = match[i, b]
+                o = match[k, i, b]
                 row[b] = y + offsets[o, 0]
                 column[b] = i * step + offsets[o, 1]
                 start = column[b] * _N1
                 strip = noisy_ring[row[b] % ring, start : start + _COEFFICIENTS]
                 _transform_rows(strip, forward, group[b])
             _haar(group, size)
-            _group_variance(row, column, size, overlap, variance, shared)
+            _group_variance(row, column, size, overlap, variance, shared, pairs)
             if wiener:
                 for b in range(size):
                     start = column[b] * _N1
@@ -216,135 +207,287 @@ def _transform_columns(z, y, forward, out):
             )
 
 
-@_exact
-def _begin_matches(first, stop, tau, distance, matches):
-    """Empties the lists of the reference blocks first <= i < stop."""
-    for i in range(first, stop):
-        matches[i] = 0
-        for n in range(distance.shape[1]):
-            distance[i, n] = tau
+@_compiled
+def _deal_columns(pilot, grid, step, radius):
+    """The image's columns dealt into `step` planes a row, so that pixels of neighbouring cells are neighbours.
 
-
-@_exact
-def _insert(i, d, o, distance, match, matches):
-    """Puts offset `o` at distance `d` into the ordered list of block `i`; among equals the earlier stays."""
-    k = min(matches[i], distance.shape[1] - 1)
-    while k > 0 and distance[i, k - 1] > d:
-        distance[i, k] = distance[i, k - 1]
-        match[i, k] = match[i, k - 1]
-        k -= 1
-    distance[i, k] = d
-    match[i, k] = o
-    matches[i] = min(matches[i] + 1, distance.shape[1])
-
-
-@_exact
-def _match(pilot, y, step, first, stop, offsets, tau, floor, distance, match, matches, columns, squares):
-    """The nearest blocks of the reference blocks first <= i < stop of row y (equations 5 and 6).
-
-    Every displacement is taken for the whole run of reference blocks at once: squared differences are summed
-    along columns, then along rows, so that overlapping reference blocks share the sums.
+    Returns planes[radius + y, x % step, margin + x // step] = pilot[y, x], _FAR around them, and the margin. With a
+    grid, pixels are whole numbers of its steps: distances are then exact, summed in whatever order.
     """
     height, width = pilot.shape
-    worst = distance.shape[1] - 1
-    _begin_matches(first, stop, tau, distance, matches)
+    margin = radius // step + 1
+    lanes = (width // step + _LANES - 1) // _LANES * _LANES
+    planes = np.full((height + 2 * radius, step, lanes + 2 * margin), _FAR, np.float32)
+    for y in range(height):
+        for p in range(step):
+            plane = planes[radius + y, p, margin:]
+            for c in range(width // step):
+                value = pilot[y, step * c + p]
+                plane[c] = np.rint(value * grid) if grid else value
+    return planes, margin
+
+
+@_compiled
+def _shifts(dealt, offsets):
+    """How far in `dealt` the pixels of plane p of a cell's row move with each displacement: [o, p]."""
+    _, step, side = dealt.shape
+    shifts = np.empty((len(offsets), step), np.int64)
     for o in range(len(offsets)):
         dy, dx = offsets[o, 0], offsets[o, 1]
-        top = y + dy
-        if top < 0 or top > height - _N1:
-            continue
-        begin = max(first, (step - 1 - dx) // step)
-        end = min(stop, (width - _N1 - dx) // step + 1)
-        if begin >= end:
-            continue
-        n = (end - 1 - begin) * step + 1
-        lo = begin * step
-        hi = lo + n + _N1 - 1
-        _squares_of_four_rows(pilot, y, top, lo, hi, dx, columns)
-        _squares_of_four_rows(pilot, y + 4, top + 4, lo, hi, dx, squares)
-        for x in range(n + _N1 - 1):
-            columns[x] += squares[x]
-        for x in range(n):
-            squares[x] = ((columns[x] + columns[x + 1]) + (columns[x + 2] + columns[x + 3])) + (
-                (columns[x + 4] + columns[x + 5]) + (columns[x + 6] + columns[x + 7])
+        for p in range(step):
+            shifts[o, p] = (step * dy + (p + dx) % step) * side + (p + dx) // step
+    return shifts
+
+
+@_compiled
+def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match):
+    """The nearest blocks of `rows` rows of reference blocks, the first at y (equations 5 and 6).
+
+    A block is made of cells of step x step pixels, of which neighbouring reference blocks share all but a row or a
+    column. Each cell's distance to its displaced self is computed once; blocks are sums of them.
+    """
+    _, step, side = dealt.shape
+    cells = _N1 // step
+    lanes = side - 2 * margin
+    references = distance.shape[1]
+    # No distance is below the bound of what is no reference block: where a line goes on past the last, and in the
+    # last row, which stands for the rows of cells above the first block.
+    bounds = np.zeros((rows + 1, lanes), np.float32)
+    bounds[:rows, :references] = tau
+    distance[:] = tau
+    cell = np.zeros((_DISPLACEMENTS, lanes + _LANES), np.float32)
+    strips = np.zeros((_DISPLACEMENTS, cells, lanes), np.float32)
+    block = np.empty((_DISPLACEMENTS, _LANES), np.float32)
+    near = np.empty(_DISPLACEMENTS, np.int64)
+    for first in range(0, len(shifts), _DISPLACEMENTS):
+        some = shifts[first : first + _DISPLACEMENTS]
+        for r in range(rows + cells - 1):
+            start = (radius + y + step * r) * step * side + margin
+            for x in range(0, lanes, _LANES):
+                if step == 4:
+                    _distances_of_cells(4, dealt, start + x, side, some, cell, x)
+                elif step == 2:
+                    _distances_of_cells(2, dealt, start + x, side, some, cell, x)
+                else:
+                    _distances_of_cells(1, dealt, start + x, side, some, cell, x)
+            i = r - cells + 1 if r >= cells - 1 else rows
+            slot = r % cells
+            for x in range(0, lanes, _LANES):
+                if step == 4:
+                    _distances_of_blocks(2, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                elif step == 2:
+                    _distances_of_blocks(4, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                else:
+                    _distances_of_blocks(8, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                for o in range(len(some)):
+                    while near[o]:
+                        lane = _lowest_bit(near[o])
+                        near[o] &= near[o] - 1
+                        n = x + lane
+                        if block[o, lane] < bounds[i, n]:
+                            _insert(n, block[o, lane], first + o, distance[i], match[i])
+                            bounds[i, n] = distance[i, n, group_size - 1]
+
+
+@intrinsic
+def _insert(typing_context, i, d, o, distance, match):
+    """Puts offset `o` at distance `d` into block i's list, nearest first; among equals the earlier stays.
+
+    Lists are whole lines of 16 lanes. Of a line, what is not farther than d keeps its place, and the rest moves on by
+    one; the last of a line moves to the next, so that lines are taken from the last to the first.
+    """
+
+    def code(context, builder, signature, arguments):
+        i, d, o = arguments[:3]
+        distance, match = (
+            context.make_array(signature.args[n])(context, builder, arguments[n]) for n in (3, 4)
+        )
+        _, width = cgutils.unpack_tuple(builder, distance.shape)
+        number = width.type
+        row = builder.mul(i, width)
+        new = (_splat(builder, d, _LANES), _splat(builder, builder.trunc(o, ir.IntType(32)), _LANES))
+        first_lane = ir.Constant(
+            ir.VectorType(ir.IntType(32), _LANES), [_LANES - 1, *range(_LANES, 2 * _LANES - 1)]
+        )
+        lines = builder.udiv(width, number(_LANES))
+        with cgutils.for_range(builder, lines) as loop:
+            line = builder.sub(builder.sub(lines, number(1)), loop.index)
+            at = builder.add(row, builder.mul(line, number(_LANES)))
+            is_first = builder.icmp_unsigned("==", line, number(0))
+            before = builder.sub(at, builder.select(is_first, number(0), number(_LANES)))
+
+            def moved_on(previous, here):
+                """Every lane's left neighbour."""
+                return builder.shuffle_vector(previous, here, first_lane)
+
+            distances, previous = (
+                builder.load(_lanes_at(builder, distance.data, n), align=4) for n in (at, before)
             )
-        for i in range(begin, end):
-            d = max(squares[(i - begin) * step], floor)
-            if d < distance[i, worst]:
-                _insert(i, d, o, distance, match, matches)
+            stays = builder.fcmp_ordered("<=", distances, new[0])
+            stayed = builder.fcmp_ordered("<=", previous, new[0])
+            ones = ir.Constant(stays.type, [1] * _LANES)
+            stayed = builder.select(is_first, ones, stayed)
+            neighbour_stays = moved_on(stayed, stays)
+            lists = (
+                (distance, distances, previous, new[0]),
+                (
+                    match,
+                    *(builder.load(_lanes_at(builder, match.data, n), align=4) for n in (at, before)),
+                    new[1],
+                ),
+            )
+            for array, here, there, value in lists:
+                moved = builder.select(neighbour_stays, value, moved_on(there, here))
+                builder.store(builder.select(stays, here, moved), _lanes_at(builder, array.data, at), align=4)
+        return context.get_dummy_value()
+
+    return types.void(i, d, o, distance, match), code
 
 
-@_exact
-def _squares_of_four_rows(pilot, y, top, lo, hi, dx, out):
-    """out[x - lo] = the sum over four rows of (pilot[y + r, x] - pilot[top + r, x + dx])**2, lo <= x < hi."""
-    a0, a1, a2, a3 = pilot[y, lo:hi], pilot[y + 1, lo:hi], pilot[y + 2, lo:hi], pilot[y + 3, lo:hi]
-    l, h = lo + dx, hi + dx  # noqa: E741
-    b0, b1, b2, b3 = pilot[top, l:h], pilot[top + 1, l:h], pilot[top + 2, l:h], pilot[top + 3, l:h]
-    for x in range(hi - lo):
-        e0, e1, e2, e3 = a0[x] - b0[x], a1[x] - b1[x], a2[x] - b2[x], a3[x] - b3[x]
-        out[x] = (e0 * e0 + e1 * e1) + (e2 * e2 + e3 * e3)
+def _lanes_at(builder, array, at):
+    """Code for the address of `_LANES` numbers that begin at element `at`."""
+    line = ir.VectorType(array.type.pointee, _LANES)
+    return builder.bitcast(builder.gep(array, [at]), line.as_pointer())
 
 
-@_exact
-def _cell_sums(pilot, y, offsets, columns, cells):
-    """cells[o, c]: squared differences over the 4x4 pixels at (y, 4 c), for every displacement o.
+@intrinsic(prefer_literal=True)
+def _distances_of_cells(typing_context, step, dealt, start, side, shifts, cell, column):
+    """cell[o, column + i], i < 16: squared differences over step x step pixels, for every displacement o.
 
-    Reference blocks four pixels apart are made of four such cells each, and every cell serves four of them.
+    `start` is where the first cell's first pixel lies in `dealt`. The cells' pixels stay in registers while the
+    displacements go by, one load, one difference and one square each.
     """
-    height, width = pilot.shape
-    for o in range(len(offsets)):
-        dy, dx = offsets[o, 0], offsets[o, 1]
-        top = y + dy
-        if top < 0 or top > height - _CELL:
-            continue
-        begin = max(0, (_CELL - 1 - dx) // _CELL)
-        end = min(width, width - dx) // _CELL
-        if begin >= end:
-            continue
-        _squares_of_four_rows(pilot, y, top, begin * _CELL, end * _CELL, dx, columns)
-        out = cells[o, begin:end]
-        for c in range(end - begin):
-            out[c] = (columns[4 * c] + columns[4 * c + 1]) + (columns[4 * c + 2] + columns[4 * c + 3])
+    size = step.literal_value
+
+    def code(context, builder, signature, arguments):
+        dealt, shifts, cell = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 4, 5)
+        )
+        start, side, column = arguments[2], arguments[3], arguments[6]
+        displacements, _ = cgutils.unpack_tuple(builder, shifts.shape)
+        _, width = cgutils.unpack_tuple(builder, cell.shape)
+        number = side.type
+        rows = [builder.add(start, builder.mul(side, number(size * r))) for r in range(size)]
+
+        def load(at):
+            return builder.load(_lanes_at(builder, dealt.data, at), align=4)
+
+        here = [[load(builder.add(row, builder.mul(side, number(p)))) for row in rows] for p in range(size)]
+        with cgutils.for_range(builder, displacements) as loop:
+            totals = []
+            for p in range(size):
+                at = builder.add(builder.mul(loop.index, number(size)), number(p))
+                shift = builder.load(builder.gep(shifts.data, [at]))
+                total = None
+                for row, pixels in zip(rows, here[p], strict=True):
+                    difference = builder.fsub(pixels, load(builder.add(row, shift)))
+                    square = builder.fmul(difference, difference, flags=_CONTRACT)
+                    total = square if total is None else builder.fadd(total, square, flags=_CONTRACT)
+                totals.append(total)
+            at = builder.add(builder.mul(loop.index, width), column)
+            builder.store(functools.reduce(builder.fadd, totals), _lanes_at(builder, cell.data, at), align=4)
+        return context.get_dummy_value()
+
+    return types.void(step, dealt, start, side, shifts, cell, column), code
 
 
-@_exact
-def _match_cells(shape, y, upper, lower, offsets, tau, floor, distance, match, matches, bounds, sums):
-    """`_match` for a whole row of reference blocks four pixels apart, from the cells above and below."""
-    height, width = shape
-    references = len(matches)
-    worst = distance.shape[1] - 1
-    _begin_matches(0, references, tau, distance, matches)
-    bounds[:] = tau
-    for o in range(len(offsets)):
-        dy, dx = offsets[o, 0], offsets[o, 1]
-        if y + dy < 0 or y + dy > height - _N1:
-            continue
-        begin = max(0, (_CELL - 1 - dx) // _CELL)
-        end = min(references, (width - _N1 - dx) // _CELL + 1)
-        if begin >= end:
-            continue
-        a, b = upper[o, begin : end + 1], lower[o, begin : end + 1]
-        for i in range(end - begin):
-            sums[i] = max((a[i] + a[i + 1]) + (b[i] + b[i + 1]), floor)
-        for first in range(begin, end, _LANES):
-            stop = min(first + _LANES, end)
-            run, limits = sums[first - begin : stop - begin], bounds[first:stop]
-            near = 0
-            for i in range(stop - first):
-                near += run[i] < limits[i]
-            if near:
-                for i in range(stop - first):
-                    if run[i] < limits[i]:
-                        _insert(first + i, run[i], o, distance, match, matches)
-                        limits[i] = distance[first + i, worst]
+@intrinsic(prefer_literal=True)
+def _distances_of_blocks(
+    typing_context, cells, cell, column, strips, slot, displacements, floor, bounds, block, near
+):
+    """Distances of the 16 blocks that end in this row of cells, from cell `column` on, for every displacement o.
+
+    strips[o, slot, column + i] becomes the sum of the cells across block i, and block[o, i] the sum of its strips, at
+    least `floor`. Bit i of near[o]: block[o, i] is below bounds[column + i].
+    """
+    count = cells.literal_value
+
+    def code(context, builder, signature, arguments):
+        cell, strips, bounds, block, near = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 3, 7, 8, 9)
+        )
+        column, slot, displacements = arguments[2], arguments[4], arguments[5]
+        _, cell_width = cgutils.unpack_tuple(builder, cell.shape)
+        _, _, lanes = cgutils.unpack_tuple(builder, strips.shape)
+        number = lanes.type
+        lowest = _splat(builder, arguments[6], _LANES)
+        limits = builder.load(_lanes_at(builder, bounds.data, column), align=4)
+
+        def sum_of(data, start, apart):
+            places = (builder.add(start, builder.mul(apart, number(n))) for n in range(count))
+            values = (builder.load(_lanes_at(builder, data, at), align=4) for at in places)
+            return functools.reduce(builder.fadd, values)
+
+        with cgutils.for_range(builder, displacements) as loop:
+            o = loop.index
+            strip = sum_of(cell.data, builder.add(builder.mul(o, cell_width), column), number(1))
+            row = builder.add(builder.mul(o, builder.mul(lanes, number(count))), column)
+            at = builder.add(row, builder.mul(slot, lanes))
+            builder.store(strip, _lanes_at(builder, strips.data, at), align=4)
+            total = sum_of(strips.data, row, lanes)
+            total = builder.select(builder.fcmp_ordered("<", total, lowest), lowest, total)
+            builder.store(total, _lanes_at(builder, block.data, builder.mul(o, number(_LANES))), align=4)
+            below = builder.bitcast(builder.fcmp_ordered("<", total, limits), ir.IntType(_LANES))
+            builder.store(builder.zext(below, number), builder.gep(near.data, [o]))
+        return context.get_dummy_value()
+
+    return types.void(cells, cell, column, strips, slot, displacements, floor, bounds, block, near), code
+
+
+@intrinsic
+def _lowest_bit(typing_context, bits):
+    """The index of the lowest bit that is set; `bits` is not 0."""
+
+    def code(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(bits), code
+
+
+def _splat(builder, value, lanes):
+    """Code for a vector with `value` in every lane."""
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(
+        single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    )
+
+
+@intrinsic
+def _join_halves(typing_context, overlap, pairs, count, scale, left, right, difference):
+    """With b = sum_n overlap[pairs[n]], n < count: difference = 1 + scale (left + right - b), left += right + b."""
+
+    def code(context, builder, signature, arguments):
+        overlap, pairs, left, right, difference = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]).data
+            for i in (0, 1, 4, 5, 6)
+        )
+        line = ir.VectorType(ir.FloatType(), _LANES)
+        starts = [ir.Constant(ir.IntType(64), j) for j in range(0, _COEFFICIENTS, _LANES)]
+        between = [cgutils.alloca_once_value(builder, ir.Constant(line, [0.0] * _LANES)) for _ in starts]
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            pair = builder.load(builder.gep(pairs, [loop.index]))
+            row = builder.mul(pair, ir.Constant(pair.type, _COEFFICIENTS))
+            for start, total in zip(starts, between, strict=True):
+                rho = builder.load(_lanes_at(builder, overlap, builder.add(row, start)), align=4)
+                builder.store(builder.fadd(builder.load(total), rho), total)
+        one = ir.Constant(line, [1.0] * _LANES)
+        scale = _splat(builder, arguments[3], _LANES)
+        for start, total in zip(starts, between, strict=True):
+            target = _lanes_at(builder, left, start)
+            a, ab = builder.load(target, align=4), builder.load(total)
+            b = builder.load(_lanes_at(builder, right, start), align=4)
+            within = builder.fadd(a, b)
+            variance = builder.fadd(one, builder.fmul(scale, builder.fsub(within, ab)))
+            builder.store(variance, _lanes_at(builder, difference, start), align=4)
+            builder.store(builder.fadd(within, ab), target, align=4)
+        return context.get_dummy_value()
+
+    return types.void(overlap, pairs, count, scale, left, right, difference), code
 
 
 def _mix(context, builder, signature, arguments, accumulate):
-    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k], eight k in one vector.
-
-    Loops of eight are unrolled into scalars before numba's vectoriser sees them; here each line of eight is a
-    vector from the start.
-    """
+    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k], eight k in one vector."""
     out, matrix, block = (
         context.make_array(t)(context, builder, a).data
         for t, a in zip(signature.args[:3], arguments[:3], strict=True)
@@ -352,12 +495,6 @@ def _mix(context, builder, signature, arguments, accumulate):
     scalar = ir.FloatType()
     line = ir.VectorType(scalar, _N1)
     index = ir.IntType(32)
-    contract = ("contract",)
-
-    def splat(value):
-        single = builder.insert_element(ir.Constant(line, ir.Undefined), value, index(0))
-        zeros = ir.Constant(ir.VectorType(index, _N1), [0] * _N1)
-        return builder.shuffle_vector(single, ir.Constant(line, ir.Undefined), zeros)
 
     def at(array, n):
         return builder.gep(array, [index(n)])
@@ -369,12 +506,14 @@ def _mix(context, builder, signature, arguments, accumulate):
     for row in range(_N1):
         total = None
         for c in range(_N1):
-            term = builder.fmul(splat(builder.load(at(matrix, _N1 * row + c))), lines[c], flags=contract)
-            total = term if total is None else builder.fadd(total, term, flags=contract)
+            term = builder.fmul(
+                _splat(builder, builder.load(at(matrix, _N1 * row + c)), _N1), lines[c], flags=_CONTRACT
+            )
+            total = term if total is None else builder.fadd(total, term, flags=_CONTRACT)
         target = line_at(out, row)
         if accumulate:
-            total = builder.fmul(total, splat(arguments[3]), flags=contract)
-            total = builder.fadd(total, builder.load(target, align=4), flags=contract)
+            total = builder.fmul(total, _splat(builder, arguments[3], _N1), flags=_CONTRACT)
+            total = builder.fadd(total, builder.load(target, align=4), flags=_CONTRACT)
         builder.store(total, target, align=4)
     return context.get_dummy_value()
 
@@ -437,7 +576,7 @@ def _inverse_haar(group, size):
 
 
 @_compiled
-def _group_variance(row, column, size, overlap, variance, shared):
+def _group_variance(row, column, size, overlap, variance, shared, pairs):
     """The noise variance of every coefficient of a group, in the order of `_haar`.
 
     Blocks that overlap share noise, so that the variances are not all 1 (Makinen et al. 2020, section III):
@@ -446,27 +585,21 @@ def _group_variance(row, column, size, overlap, variance, shared):
     1 + (s(A) + s(B) - s(A, B)) / h.
     """
     one = np.float32(1)
-    between = shared[size]
     for i in range(size):
         for j in range(_COEFFICIENTS):
             shared[i, j] = 0
     h = 1
     while h < size:
-        scale = one / np.float32(h)
         for i in range(0, size, 2 * h):
-            for j in range(_COEFFICIENTS):
-                between[j] = 0
+            count = 0
             for a in range(i, i + h):
                 for b in range(i + h, i + 2 * h):
                     dy, dx = abs(row[a] - row[b]), abs(column[a] - column[b])
-                    if dy < _N1 and dx < _N1:
-                        rho = overlap[dy * _N1 + dx]
-                        for j in range(_COEFFICIENTS):
-                            between[j] += rho[j]
-            left, right, out = shared[i], shared[i + h], variance[i + h]
-            for j in range(_COEFFICIENTS):
-                out[j] = one + scale * (left[j] + right[j] - between[j])
-                left[j] += right[j] + between[j]
+                    pairs[count] = dy * _N1 + dx
+                    count += (dy < _N1) & (dx < _N1)
+            _join_halves(
+                overlap, pairs, count, one / np.float32(h), shared[i], shared[i + h], variance[i + h]
+            )
         h *= 2
     scale = np.float32(2) / np.float32(size)
     for j in range(_COEFFICIENTS):
