@@ -41,7 +41,7 @@ _FAR = np.float32(1e15)
 # Rows of reference blocks that are matched together, and displacements that they go through together: their cells'
 # distances stay in the second-level cache.
 _BAND = 16
-_DISPLACEMENTS = 64
+_DISPLACEMENTS = 32
 
 # Products and sums may become one instruction.
 _CONTRACT = ("contract",)
