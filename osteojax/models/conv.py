@@ -178,7 +178,7 @@ def _winograd_pays(x: Sequence[int], kernel: Sequence[int]) -> bool:
     With few channels the transforms of the images dominate, with few tiles that of the kernel.
     """
     tiles = x[0] * -(-x[1] // winograd.TILE) * -(-x[2] // winograd.TILE)
-    return min(kernel[2:]) >= 96 and tiles >= 128
+    return min(kernel[2:]) >= 64 and tiles >= 32
 
 
 def _windows(x: Array, kernel: Sequence[int], how: _How, size: Pair) -> list[Array]:
@@ -225,9 +225,7 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Sequence[int], how: _How, impl
     windows = _windows(x, kernel, how, size)
     if how.groups == 1:
         dy = dy.reshape(-1, kernel[3])
-        taps = [
-            lax.dot_general(window.reshape(-1, kernel[2]), dy, (((0,), (0,)), ((), ()))) for window in windows
-        ]
+        taps = [_tall_product(window.reshape(-1, kernel[2]), dy) for window in windows]
     elif kernel[2] == 1 and kernel[3] == how.groups:
         taps = _sums([window * dy for window in windows])
     else:
@@ -237,6 +235,20 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Sequence[int], how: _How, impl
             for window in windows
         ]
     return jnp.stack(taps).reshape(kernel)
+
+
+def _tall_product(x: Array, y: Array) -> Array:
+    """x^T y (C, O) of x (M, C) and y (M, O)."""
+    inputs, outputs = x.shape[1], y.shape[1]
+
+    def product(x: Array, y: Array) -> Array:
+        return lax.dot_general(x, y, (((0,), (0,)), ((), ())))
+
+    if inputs <= outputs or outputs % 2:
+        return product(x, y)
+    # XLA's product takes up to twice as long for a tall result as for a wide one. Without the split in halves the
+    # compiler would put the transposition back into the product.
+    return product(y, x).reshape(2, -1, inputs).transpose(2, 0, 1).reshape(inputs, outputs)
 
 
 def _sums(products: list[Array]) -> list[Array]:

@@ -7,6 +7,7 @@ v1.5 puts a bottleneck's stride on its 3x3 convolution (torchvision, timm, Huggi
 import jax
 from flax import nnx
 
+from osteojax.models.activations import relu
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions
 from osteojax.models.pool import max_pool
@@ -30,7 +31,7 @@ class Stem(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Images (B, H, W, in_channels) -> (B, H / 4, W / 4, 64)."""
-        return max_pool(jax.nn.relu(self.conv(x, mask)), 3, 2, padding=1)
+        return max_pool(relu(self.conv(x, mask)), 3, 2, padding=1)
 
 
 class BasicBlock(nnx.Module):
@@ -48,8 +49,8 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, width)."""
-        y = self.conv2(jax.nn.relu(self.conv1(x, mask)), mask)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        y = self.conv2(relu(self.conv1(x, mask)), mask)
+        return relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 class Bottleneck(nnx.Module):
@@ -68,10 +69,10 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, 4 width)."""
-        y = jax.nn.relu(self.conv1(x, mask))
-        y = jax.nn.relu(self.conv2(y, mask))
+        y = relu(self.conv1(x, mask))
+        y = relu(self.conv2(y, mask))
         y = self.conv3(y, mask)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        return relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 def _shortcut(
