@@ -7,6 +7,7 @@ v1.5 puts a bottleneck's stride on its 3x3 convolution (torchvision, timm, Huggi
 import jax
 from flax import nnx
 
+from osteojax.models.activations import relu_of_sum
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions
 from osteojax.models.pool import max_pool
@@ -30,7 +31,8 @@ class Stem(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Images (B, H, W, in_channels) -> (B, H / 4, W / 4, 64)."""
-        return max_pool(jax.nn.relu(self.conv(x, mask)), 3, 2, padding=1)
+        # ReLU commutes with the maximum, in value and gradient, and has a quarter of the pixels behind it.
+        return jax.nn.relu(self.conv.pooled(x, mask, lambda y: max_pool(y, 3, 2, padding=1)))
 
 
 class BasicBlock(nnx.Module):
@@ -49,7 +51,7 @@ class BasicBlock(nnx.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, width)."""
         y = self.conv2(jax.nn.relu(self.conv1(x, mask)), mask)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 class Bottleneck(nnx.Module):
@@ -71,7 +73,7 @@ class Bottleneck(nnx.Module):
         y = jax.nn.relu(self.conv1(x, mask))
         y = jax.nn.relu(self.conv2(y, mask))
         y = self.conv3(y, mask)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 def _shortcut(
