@@ -208,11 +208,17 @@ class InputConvBN(ConvBN):
             return super().convolve((x - mean) / std, kernel)
         grey_mean = sum(self.pixel_mean) / 3
         kernel = kernel / std[:, None]
-        y = super().convolve(x - grey_mean, kernel.sum(2, keepdims=True))
+        centred, kernel_of_x = x - grey_mean, kernel.sum(2, keepdims=True)
         if len(set(self.pixel_mean)) == 1:
-            return y
+            return super().convolve(centred, kernel_of_x)
+        kernel_of_one = (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True)
+        if self.options.dtype == jnp.bfloat16:
+            # As a channel of ones: on chips that memory bounds that costs nothing, while the second term's gradient
+            # would be the output's, summed over the batch.
+            channels = jnp.concatenate([centred, jnp.ones_like(centred)], -1)
+            return super().convolve(channels, jnp.concatenate([kernel_of_x, kernel_of_one], 2))
         ones = jnp.ones((1, *x.shape[1:]), jnp.float32)
-        return y + super().convolve(ones, (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True))
+        return super().convolve(centred, kernel_of_x) + super().convolve(ones, kernel_of_one)
 
 
 class Linear(nnx.Module):
