@@ -3,6 +3,9 @@
 The roofline step time is the longer of the time that the chip's peak rate needs for the program's floating-point
 operations and the time that its memory needs for the bytes that the program accesses (Williams et al. 2009). Both
 counts are the compiler's own; its `optimal_seconds` is not used, since it came out negative for a whole ResNet-50.
+
+The compiler's bytes are those of all operands and results, wherever they live: what a chip keeps in its own vector
+memory, and the copies there and back, count like the rest. `hbm_bytes` leaves that out.
 """
 
 import dataclasses
@@ -81,6 +84,7 @@ class Report:
         topology: as asked for; `chips` and `chip` follow from it.
         batch_size: global.
         flops, bytes_accessed: of the whole program.
+        hbm_bytes: of those, to and from the chip's main memory (see the function of that name).
         temporary_bytes, argument_bytes, output_bytes: of the chip's memory; arguments are donated to outputs.
         collectives: the program's communications.
         gradient_bytes: of the parameters that learn, in the compute dtype (a kernel's gradient is summed over the
@@ -95,6 +99,7 @@ class Report:
     batch_size: int
     flops: float
     bytes_accessed: float
+    hbm_bytes: int
     temporary_bytes: int
     argument_bytes: int
     output_bytes: int
@@ -144,6 +149,7 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
         batch_size=config.data.batch_size,
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
+        hbm_bytes=hbm_bytes(text),
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
@@ -205,6 +211,9 @@ def ring_bound_bytes(gradient_bytes: int, chips: int) -> float:
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", re.MULTILINE)
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 
+_ON_CHIP = re.compile(r"\w+\[[\d,]*\]\{[^}]*S\(1\)[^}]*\}")
+_NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
+
 
 def _arrays(type_: str) -> list[tuple[str, int]]:
     """(dtype, number of elements) of each array of an HLO type."""
@@ -215,6 +224,28 @@ def _arrays(type_: str) -> list[tuple[str, int]]:
 
 def _bytes(type_: str) -> int:
     return sum(_ITEM_BYTES.get(dtype, 4) * size for dtype, size in _arrays(type_))
+
+
+def hbm_bytes(text: str) -> int:
+    """Bytes that the entry computation of a compiled program reads from and writes to main memory.
+
+    Memory space 1 is the vector memory on the chip (`S(1)` in a layout); whatever is not there is in main memory. Each
+    operand counts once, although a fusion may read it in several passes.
+    """
+    entry = text[re.search(r"^ENTRY ", text, re.MULTILINE).start() :]
+    found = _INSTRUCTION.findall(entry)
+    types = {name: type_ for name, type_, _, _ in found}
+    total = 0
+    for _, type_, opcode, rest in found:
+        if opcode in _NO_TRAFFIC or opcode.endswith("-start") or "ConcatBitcast" in rest:
+            continue
+        if opcode.endswith("-done"):  # a copy between the two memories, whichever way
+            total += _bytes(type_)
+            continue
+        operands = re.findall(r"%([\w.\-]+)", rest.partition(")")[0])
+        total += sum(_bytes(_ON_CHIP.sub("", types.get(each, ""))) for each in operands)
+        total += _bytes(_ON_CHIP.sub("", type_))
+    return total
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
@@ -284,6 +315,7 @@ def print_report(report: Report) -> None:
         [
             ("floating-point operations", f"{report.flops / 1e12:.3f} TFLOP"),
             ("bytes accessed", f"{report.bytes_accessed / 1e9:.2f} GB"),
+            ("of them to and from main memory", f"{report.hbm_bytes / 1e9:.2f} GB"),
             ("time at peak compute rate", f"{report.compute_seconds * 1e3:.2f} ms"),
             ("time at full memory bandwidth", f"{report.memory_seconds * 1e3:.2f} ms"),
             (f"roofline step time ({bound})", f"{report.roofline_seconds * 1e3:.2f} ms"),

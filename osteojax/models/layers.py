@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from osteojax.models import pointwise
 from osteojax.models.conv import conv2d
 from osteojax.models.norm import BatchNorm
 
@@ -134,7 +136,34 @@ class ConvBN(Conv):
             factor, offset = self.norm.affine()
             y = self.convolve(x, self.kernel[...] * factor)
             return y + offset.astype(y.dtype)
+        if self._widens_in_bfloat16():
+            kernel = self.kernel[0, 0]
+            x = x.astype(self.options.dtype)
+            mean, var, count = pointwise.moments(x, kernel, mask)
+            factor, offset = self.norm.absorb(mean[None], var[None], count[None, None])
+            return pointwise.affine_conv(x, kernel, factor[0], offset[0])
         return self.norm(self.convolve(x, self.kernel[...]), mask)
+
+    def _widens_in_bfloat16(self) -> bool:
+        """Whether `osteojax.models.pointwise` applies and pays: bfloat16 is for chips that memory bounds."""
+        height, width, inputs, outputs = self.kernel.shape
+        # At a stride the pixels in use would have to be gathered first, which costs what the rest gains.
+        plain = height == width == self.stride == self.groups == self.options.bn_groups == 1
+        return plain and inputs < outputs and self.options.dtype == jnp.bfloat16
+
+    def pooled(
+        self, x: jax.Array, mask: jax.Array | None, max_pool: Callable[[jax.Array], jax.Array]
+    ) -> jax.Array:
+        """`max_pool(self(x, mask))`, with the norm after the maximum: the normalised image is never written.
+
+        The norm rises with its input where its scale is positive and falls where it is negative; the kernel takes
+        the sign, and a maximum remains a maximum.
+        """
+        sign = jnp.where(self.norm.scale[...] < 0, -1.0, 1.0)
+        y = self.convolve(x, self.kernel[...] * sign)
+        sign = sign.astype(y.dtype)
+        factor, offset = self.norm.fit(y * sign, mask)
+        return self.norm.normalise(max_pool(y) * sign, factor, offset)
 
 
 class InputConvBN(ConvBN):
@@ -179,11 +208,17 @@ class InputConvBN(ConvBN):
             return super().convolve((x - mean) / std, kernel)
         grey_mean = sum(self.pixel_mean) / 3
         kernel = kernel / std[:, None]
-        y = super().convolve(x - grey_mean, kernel.sum(2, keepdims=True))
+        centred, kernel_of_x = x - grey_mean, kernel.sum(2, keepdims=True)
         if len(set(self.pixel_mean)) == 1:
-            return y
+            return super().convolve(centred, kernel_of_x)
+        kernel_of_one = (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True)
+        if self.options.dtype == jnp.bfloat16:
+            # As a channel of ones: on chips that memory bounds that costs nothing, while the second term's gradient
+            # would be the output's, summed over the batch.
+            channels = jnp.concatenate([centred, jnp.ones_like(centred)], -1)
+            return super().convolve(channels, jnp.concatenate([kernel_of_x, kernel_of_one], 2))
         ones = jnp.ones((1, *x.shape[1:]), jnp.float32)
-        return y + super().convolve(ones, (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True))
+        return super().convolve(centred, kernel_of_x) + super().convolve(ones, kernel_of_one)
 
 
 class Linear(nnx.Module):

@@ -55,10 +55,13 @@ class BatchNorm(nnx.Module):
         Raises:
             ValueError: the batch does not divide into `groups`.
         """
+        return self.normalise(x, *self.fit(x, mask))
+
+    def fit(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Factor and offset (groups, C) float32 of the normalisation of x; arguments and effect as of a call."""
         if self.use_running_average:
             factor, offset = self.affine()
-            return (x * factor + offset).astype(x.dtype)
-
+            return factor[None], offset[None]
         batch = x.shape[0]
         if batch % self.groups:
             raise ValueError(f"a batch of {batch} does not divide into {self.groups} batch-norm groups")
@@ -76,17 +79,35 @@ class BatchNorm(nnx.Module):
             kept = mask.reshape(self.groups, -1, *(1,) * (x.ndim - 1)) != 0
             centred = jnp.where(kept, centred, 0)
             count = kept.sum(axes, dtype=jnp.float32) * positions
-        some = count > 0
         shift = centred.sum(axes) / jnp.maximum(count, 1)
-        biased = jnp.maximum(jnp.square(centred).sum(axes) / jnp.maximum(count, 1) - jnp.square(shift), 0)
-        mean = jnp.where(some, shift + pivot, self.mean[...])
-        var = jnp.where(some, biased, self.var[...])
+        var = jnp.maximum(jnp.square(centred).sum(axes) / jnp.maximum(count, 1) - jnp.square(shift), 0)
+        return self.absorb(shift + pivot, var, count)
 
-        factor, offset = (jnp.expand_dims(each, axes) for each in self._affine(mean, var))
-        y = (grouped * factor + offset).astype(x.dtype)
+    @staticmethod
+    def normalise(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+        """x (B, ..., C) times factor plus offset, (groups, C) each, in the dtype of x."""
+        if len(factor) == 1:
+            return (x * factor[0] + offset[0]).astype(x.dtype)
+        grouped = x.reshape(len(factor), -1, *x.shape[1:])
+        axes = tuple(range(1, grouped.ndim - 1))
+        y = grouped * jnp.expand_dims(factor, axes) + jnp.expand_dims(offset, axes)
+        return y.astype(x.dtype).reshape(x.shape)
 
-        unbiased = jnp.where(some, biased * count / jnp.maximum(count - 1, 1), self.var[...])
+    def absorb(self, mean: jax.Array, var: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Normalisation by a batch's statistics as factor and offset, which also enter the running ones.
+
+        Args:
+            mean, var: (groups, C) float32, the biased variance.
+            count: (groups, 1) float32, how many values they are of.
+
+        Returns:
+            factor, offset: (groups, C) float32; in a group of no values those of the running statistics.
+        """
+        some = count > 0
+        mean = jnp.where(some, mean, self.mean[...])
+        unbiased = jnp.where(some, var * count / jnp.maximum(count - 1, 1), self.var[...])
+        factor, offset = self._affine(mean, jnp.where(some, var, self.var[...]))
         blend = self.momentum
         self.mean[...] = jax.lax.stop_gradient((1 - blend) * self.mean[...] + blend * mean.mean(0))
         self.var[...] = jax.lax.stop_gradient((1 - blend) * self.var[...] + blend * unbiased.mean(0))
-        return y[0] if self.groups == 1 else y.reshape(x.shape)
+        return factor, offset

@@ -4,10 +4,13 @@ v1.5 puts a bottleneck's stride on its 3x3 convolution (torchvision, timm, Huggi
 1x1 (the paper, Keras): same parameters, different function.
 """
 
+import functools
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from osteojax.models.activations import relu
+from osteojax.models.activations import relu_of_sum
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions
 from osteojax.models.pool import max_pool
@@ -31,7 +34,11 @@ class Stem(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Images (B, H, W, in_channels) -> (B, H / 4, W / 4, 64)."""
-        return max_pool(relu(self.conv(x, mask)), 3, 2, padding=1)
+        pool = functools.partial(max_pool, size=3, stride=2, padding=1)
+        if self.conv.options.dtype == jnp.bfloat16:
+            # ReLU commutes with the maximum, in value and gradient, and has a quarter of the pixels behind it.
+            return jax.nn.relu(self.conv.pooled(x, mask, pool))
+        return pool(jax.nn.relu(self.conv(x, mask)))
 
 
 class BasicBlock(nnx.Module):
@@ -49,8 +56,8 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, width)."""
-        y = self.conv2(relu(self.conv1(x, mask)), mask)
-        return relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        y = self.conv2(jax.nn.relu(self.conv1(x, mask)), mask)
+        return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 class Bottleneck(nnx.Module):
@@ -69,10 +76,10 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, 4 width)."""
-        y = relu(self.conv1(x, mask))
-        y = relu(self.conv2(y, mask))
+        y = jax.nn.relu(self.conv1(x, mask))
+        y = jax.nn.relu(self.conv2(y, mask))
         y = self.conv3(y, mask)
-        return relu(y + (x if self.shortcut is None else self.shortcut(x, mask)))
+        return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
 def _shortcut(

@@ -83,6 +83,35 @@ def test_grey_equals_the_same_image_in_three_channels_borders_and_gradients_too(
         np.testing.assert_allclose(dy, dy3, rtol=1e-4, atol=1e-3)
 
 
+def test_grey_in_bfloat16_is_grey_in_float32_to_bfloat16_tolerance():
+    """There the constant term is a channel of ones, here a second convolution."""
+    spec = models.spec("resnet50").preprocessing
+    narrow, wide = (
+        InputConvBN(
+            8,
+            7,
+            in_channels=1,
+            mean=spec.mean,
+            std=spec.std,
+            stride=2,
+            options=LayerOptions(conv_impl="native", dtype=dtype),
+            rngs=nnx.Rngs(0),
+        )
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    g = np.random.default_rng(1).random((2, 15, 15, 1), np.float32)
+    weight = np.random.default_rng(2).random((2, 8, 8, 8), np.float32)
+
+    @nnx.jit
+    def value_and_gradient(layer):
+        gradient = nnx.grad(lambda layer: (layer(g) * weight).sum())(layer)["kernel"][...]
+        return layer(g), gradient
+
+    narrow.eval(), wide.eval()
+    for ours, wanted in zip(value_and_gradient(narrow), value_and_gradient(wide), strict=True):
+        np.testing.assert_allclose(ours.astype(jnp.float32), wanted, rtol=0, atol=0.01 * np.abs(wanted).max())
+
+
 def test_the_grey_fold_is_not_what_a_shifted_zero_padding_would_give():
     """Folding mean and std into kernel and bias alone is wrong at the border: the test above can fail."""
     spec = models.spec("resnet50").preprocessing
