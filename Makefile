@@ -31,10 +31,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Without --quick the first takes hours: the reference is slow. The last one compares with PyTorch and says what to do where that is not installed.
+# Without --quick the first takes an hour and a half: the reference is slow. The last one compares with PyTorch and says what to do where that is not installed.
 bench: $(READY)
 	$(BIN)/python benchmarks/bm3d.py --quick
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/convolution.py
 	-$(BIN)/python benchmarks/train_step.py
 
 clean:

@@ -317,6 +317,7 @@ def compile_step(
     memory = compiled.memory_analysis()
     facts = {
         "compile_seconds": time.perf_counter() - began,
+        # As the compiler counts: a loop's body once, and on CPU the strips of a Winograd convolution are a loop.
         "step_flops": compiled.cost_analysis().get("flops", math.nan),
         "step_temporary_bytes": memory.temp_size_in_bytes,
         "step_argument_bytes": memory.argument_size_in_bytes,
