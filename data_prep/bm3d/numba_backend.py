@@ -306,7 +306,7 @@ def _insert(typing_context, i, d, o, distance, match):
         number = width.type
         row = builder.mul(i, width)
         new = (_splat(builder, d, _LANES), _splat(builder, builder.trunc(o, ir.IntType(32)), _LANES))
-        first_lane = ir.Constant(
+        left_neighbour = ir.Constant(
             ir.VectorType(ir.IntType(32), _LANES), [_LANES - 1, *range(_LANES, 2 * _LANES - 1)]
         )
         lines = builder.udiv(width, number(_LANES))
@@ -318,7 +318,7 @@ def _insert(typing_context, i, d, o, distance, match):
 
             def moved_on(previous, here):
                 """Every lane's left neighbour."""
-                return builder.shuffle_vector(previous, here, first_lane)
+                return builder.shuffle_vector(previous, here, left_neighbour)
 
             distances, previous = (
                 builder.load(_lanes_at(builder, distance.data, n), align=4) for n in (at, before)

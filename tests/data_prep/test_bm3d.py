@@ -125,9 +125,9 @@ def test_equals_the_formulas_written_out(profile, shape):
 def test_agrees_with_bmnd():
     """bmnd implements the same method independently, with its own ties and one weight a block.
 
-    The images differ by 0.06 sigma on average over these four tiles, and bmnd is 0.13 dB better; the closed
-    package is 0.10 dB below bmnd on them. Single tiles scatter by 0.1 dB, hence the mean, and bounds of 0.1
-    sigma and 0.2 dB.
+    The images differ by 0.06 sigma on average over these four tiles, and bmnd is 0.02 dB better; the closed
+    package is 0.07 dB below bmnd on them. Single tiles scatter by 0.1 dB, hence the mean, and bounds of 0.1
+    sigma and 0.1 dB.
     """
     bmnd = pytest.importorskip("bmnd")
     clean, sigma = scene(64, 64), 20.0
@@ -139,7 +139,7 @@ def test_agrees_with_bmnd():
         apart.append(np.sqrt(np.mean((ours - theirs) ** 2)))
         behind.append(psnr(clean, theirs) - psnr(clean, ours))
     assert np.mean(apart) < 0.1 * sigma
-    assert np.mean(behind) < 0.2
+    assert np.mean(behind) < 0.1
 
 
 @pytest.mark.parametrize("name", ["dct", "bior1.5"])
