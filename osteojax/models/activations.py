@@ -8,13 +8,15 @@ import jax.numpy as jnp
 def relu_of_sum(x: jax.Array) -> jax.Array:
     """max(x, 0) for a residual sum, with gradient 0 at 0; NaN stays NaN.
 
-    Written as a choice, because XLA's CPU compiler takes a maximum for so cheap that it computes it again in each
-    operation that reads it: the output of a residual block, read by the next block and by its shortcut, becomes a
-    pass over the outputs of all blocks before it. The gradient looks at the result, which the next convolution keeps,
-    not at the sum, which nothing else needs: one map less is written. Behind a norm `jax.nn.relu` is as good on CPU
-    and better on TPU, where its argument is recomputed.
+    On CPU written as a choice, because the compiler there takes a maximum for so cheap that it computes it again in
+    each operation that reads it: the output of a residual block, read by the next block and by its shortcut, becomes
+    a pass over the outputs of all blocks before it. On TPU a maximum is what fuses best.
+
+    The gradient looks at the result, which the next convolution keeps, not at the sum, which nothing else needs: one
+    map less is written. Behind a norm `jax.nn.relu` is as good on CPU and better on TPU, where its argument is
+    recomputed.
     """
-    return jnp.where(x <= 0, 0, x)
+    return jax.lax.platform_dependent(x, cpu=lambda x: jnp.where(x <= 0, 0, x), default=jax.nn.relu)
 
 
 def _relu_of_sum_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
