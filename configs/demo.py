@@ -3,7 +3,7 @@
     make demo
 
 Where the ResNet-50 weights cannot be fetched, EfficientNet-Lite0 with the ImageNet weights of its pip package is
-fine-tuned instead, and the run says so. With those expect a balanced accuracy of 67 to 79 % on the test split (three
+fine-tuned instead, and the run says so. With those expect a balanced accuracy of 61 to 75 % on the test split (three
 seeds, docs/results.md; chance is 33 %).
 """
 
