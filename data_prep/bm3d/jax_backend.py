@@ -151,7 +151,6 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
     """
     y, x = at
     reach, block, step = stage.search_window // 2, stage.block_size, stage.step
-    unit = (block * (stage.grid or 1)) ** 2
     pixels = ((len(y) - 1) * step + block, (x.shape[1] - 1) * step + block)
     here = lax.dynamic_slice(guide, (y[0, 0] + reach, reach), pixels)
 
@@ -162,13 +161,13 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
         for axis in (0, 1):
             distance = lax.slice_in_dim(_box_sum(distance, block, axis), 0, None, step, axis)
         inside = (y + dy >= 0) & (y + dy <= size[0] - block) & (x + dx >= 0) & (x + dx <= size[1] - block)
-        return jnp.where(inside, jnp.maximum(distance, stage.distance_floor * unit), jnp.inf)
+        return jnp.where(inside, jnp.maximum(distance, stage.distance_floor * stage.distance_unit), jnp.inf)
 
     offsets = stage.offsets()
     every = lax.map(distances, jnp.asarray(offsets, jnp.int32))
     # Among equals `top_k` takes the earlier, as the order of the offsets demands.
     nearest, index = lax.top_k(-jnp.moveaxis(every, 0, -1), _longest_group(stage))
-    return index, (-nearest < stage.tau_match * unit).sum(axis=-1, dtype=jnp.int32)
+    return index, (-nearest < stage.tau_match * stage.distance_unit).sum(axis=-1, dtype=jnp.int32)
 
 
 def _longest_group(stage: Stage) -> int:

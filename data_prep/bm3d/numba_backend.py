@@ -75,7 +75,6 @@ def _plan(stage: Stage) -> tuple:
     if stage.step not in (1, 2, 4):
         raise UserError(f"BM3D: the numba backend takes steps of 1, 2 or 4 pixels, not {stage.step}")
     forward, inverse = block_transform(stage.transform_2d, _N1)
-    unit = (_N1 * (stage.grid or 1)) ** 2
     window = kaiser_window(_N1, stage.kaiser_beta)
     r = overlap_correlation(forward)
     # [|dy| * 8 + |dx|, column frequency * 8 + row frequency], the layout of a block in the ring
@@ -84,8 +83,8 @@ def _plan(stage: Stage) -> tuple:
         stage.step,
         stage.offsets(),
         np.float32(stage.grid),
-        np.float32(stage.tau_match * unit),
-        np.float32(stage.distance_floor * unit),
+        np.float32(stage.tau_match * stage.distance_unit),
+        np.float32(stage.distance_floor * stage.distance_unit),
         stage.group_size,
         forward.astype(np.float32),
         (window[:, None] * inverse).astype(np.float32),

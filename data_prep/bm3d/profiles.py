@@ -74,6 +74,11 @@ class Stage:
                 f"{self.distance_floor}: else a block does not even match itself"
             )
 
+    @property
+    def distance_unit(self) -> int:
+        """What a distance of 1, in the fields' units, is as a sum of squares over a block's pixels on the grid."""
+        return (self.block_size * (self.grid or 1)) ** 2
+
     def offsets(self) -> np.ndarray:
         """Candidate offsets (dy, dx); of equal distances, the earlier offset wins.
 
