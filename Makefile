@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 # A second run trains and prepares nothing again: it evaluates what is there. `make demo SEED=1 DEMO=demo1` is another.
 demo: $(READY)
 	test -f $(DEMO)/data/dataset_info.json || $(BIN)/osteojax prep --source=phantom --out=$(DEMO)/data \
-	    --config=configs/prep_demo.py --config.seed=$(SEED) --config.phantom.seed=$(SEED)
-	$(BIN)/osteojax train --config=configs/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data --config.seed=$(SEED)
+	    --config=configs/prep/prep_demo.py --config.seed=$(SEED) --config.phantom.seed=$(SEED)
+	$(BIN)/osteojax train --config=configs/train/demo.py --workdir=$(DEMO)/run --config.data.dir=$(DEMO)/data --config.seed=$(SEED)
 	$(BIN)/osteojax evaluate --workdir=$(DEMO)/run
 
 test: $(READY)

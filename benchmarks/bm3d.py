@@ -31,7 +31,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
-from data_prep.bm3d import bm3d
+from data_prep.denoise.bm3d import bm3d
 from data_prep.phantom import PhantomConfig, generate_image
 
 BUNDLED = ["astronaut", "brick", "camera", "cell", "chelsea", "clock_motion", "coffee", "coins", "grass"]

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from data_prep.bm3d import PROFILES, Profile, bm3d
-from data_prep.bm3d.jax_backend import denoise_batch, denoise_padded_batch
+from data_prep.denoise.bm3d import PROFILES, Profile, bm3d
+from data_prep.denoise.bm3d.jax_backend import denoise_batch, denoise_padded_batch
 from data_prep.phantom import PhantomConfig, generate_image
 
 SIGMA = 25.0

@@ -16,15 +16,15 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from osteojax.host_memory import keep_freed_memory
+from osteojax.devices.host_memory import keep_freed_memory
 
 keep_freed_memory()
 
 import jax
 import numpy as np
 
-from osteojax.models import winograd
-from osteojax.models.conv import conv2d
+from osteojax.models.layers import winograd
+from osteojax.models.layers.conv2d import conv2d
 
 SHAPES = ((56, 64), (28, 128), (14, 256), (7, 512))
 PADDING = ((1, 1), (1, 1))

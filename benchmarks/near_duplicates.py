@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data_prep.audit.near_duplicates import find_near_duplicates, thumbnail
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
-from data_prep.near_duplicates import find_near_duplicates, thumbnail
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

@@ -17,15 +17,15 @@ from scipy import ndimage
 from skimage import data
 from skimage.restoration import estimate_sigma as skimage_sigma
 
-from data_prep.anscombe import (
+from data_prep.denoise.anscombe import (
     NoiseModel,
     denoise_poisson_gaussian,
     expected_anscombe,
     fit_noise_model,
     inverse_anscombe,
 )
-from data_prep.bm3d import bm3d
-from data_prep.noise import estimate_sigma
+from data_prep.denoise.bm3d import bm3d
+from data_prep.denoise.noise import estimate_sigma
 from data_prep.phantom import generate_image
 
 PEAK = 20.0  # quanta at the brightest pixel, as in the literature's Poisson tables

@@ -1,6 +1,6 @@
 """Communication of one train step over 1, 2, 4 and 8 devices, read from the compiled program.
 
-    python benchmarks/scaling.py [--config=configs/paper_resnet50.py] [--config.key=value ...]
+    python benchmarks/scaling.py [--config=configs/train/paper_resnet50.py] [--config.key=value ...]
 
 The devices are simulated on this machine's CPU, where time means nothing; the bytes that the program sends are those
 of any platform with the same partitioning. They stand beside the lower bound of a ring all-reduce of the gradient. What
@@ -17,7 +17,7 @@ import jax
 
 from osteojax import config as configs
 from osteojax.compile_check import collectives, compile_for, ring_bound_bytes, ring_bytes
-from osteojax.mesh import make_mesh
+from osteojax.devices.mesh import make_mesh
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="configs/paper_resnet50.py")
+    parser.add_argument("--config", default="configs/train/paper_resnet50.py")
     arguments, overrides = parser.parse_known_args()
     # XLA's own convolutions: they compile quickly, and the formulation changes nothing in what is sent.
     config = configs.load(arguments.config, ["--config.model.conv_impl=native", *overrides])

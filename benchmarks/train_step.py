@@ -5,7 +5,7 @@
 Same network (grey 224x224 input, three classes), batch, float32, AdamW, threads and frozen stages. "stage3+" freezes
 stem, stage 1 and stage 2, "stage4" freezes stage 3 as well; frozen batch norm is in inference mode on both sides.
 PyTorch gets channels_last, its fused optimizer and no gradient for frozen parameters. It is measured twice: as it
-is installed, and with the memory setting that `osteojax train` makes for itself (see osteojax/host_memory.py).
+is installed, and with the memory setting that `osteojax train` makes for itself (see osteojax/devices/host_memory.py).
 
 Each measurement is a process of its own, so that the thread pools do not fight; a figure is the median over the
 rounds of the fastest step of a process. Needs PyTorch in the same environment: `pip install torch` (the CPU build);
@@ -28,7 +28,7 @@ PEERS = ("ours", "torch", "torch, memory kept")
 def jax_step(mode, batch, threads):
     """One call is one step (or one forward pass) of the project's own code."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from osteojax.host_memory import keep_freed_memory
+    from osteojax.devices.host_memory import keep_freed_memory
 
     keep_freed_memory()
     import jax
@@ -36,14 +36,15 @@ def jax_step(mode, batch, threads):
     from flax import nnx
 
     from osteojax import config as configs
-    from osteojax import groups, models
-    from osteojax.mesh import make_mesh
-    from osteojax.network import Network
-    from osteojax.optimizer import make_schedule
-    from osteojax.step import Recipe, make_eval_step
-    from osteojax.train import compile_step
+    from osteojax import models
+    from osteojax.devices.mesh import make_mesh
+    from osteojax.models.network import Network
+    from osteojax.train import parameter_groups as groups
+    from osteojax.train.loop import compile_step
+    from osteojax.train.optimizer import make_schedule
+    from osteojax.train.step import Recipe, make_eval_step
 
-    config = configs.load("configs/paper_resnet50.py")
+    config = configs.load("configs/train/paper_resnet50.py")
     network = Network(model := models.create("resnet50", rngs=nnx.Rngs(0)))
     params, stats = network.init()
     rng = np.random.default_rng(0)
@@ -142,7 +143,7 @@ def torch_step(mode, batch, threads):
 def measure(peer, mode, batch, steps, threads):
     """Images a second of the fastest of `steps` steps, after one that warms up."""
     if peer == "torch, memory kept":
-        from osteojax.host_memory import keep_freed_memory
+        from osteojax.devices.host_memory import keep_freed_memory
 
         keep_freed_memory()
     step = (jax_step if peer == "ours" else torch_step)(mode, batch, threads)

@@ -1,1 +1,1 @@
-"""Offline data preparation: pixels on disk to ArrayRecord shards. Imports nothing of osteojax."""
+"""Offline data preparation: pixels on disk to ArrayRecord shards. Of osteojax it imports the ground alone."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
-from data_prep.errors import UserError
 from data_prep.preprocess import PreprocessSpec, preprocess_native
+from osteojax.errors import UserError
 
 _CACHE_VERSION = 1
 

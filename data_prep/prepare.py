@@ -19,19 +19,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.audit import Audit, AuditRecord
-from data_prep.audit import audit as audit_images
+from data_prep.audit.audit import Audit, AuditRecord, audit_records
 from data_prep.decode import Limits
-from data_prep.errors import UserError
 from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
 from data_prep.manifest import Row, fingerprint, write_json, write_manifest, write_quarantine
 from data_prep.preprocess import PreprocessSpec
-from data_prep.progress import progress
 from data_prep.report import write_report
 from data_prep.shards import Example, write_shards
 from data_prep.source import SPLITS, Record, Rejected, Source, read_source
 from data_prep.split import assign_splits, missing_classes
 from data_prep.workers import WorkerDied, available_cores, run_tasks
+from osteojax.errors import UserError
+from osteojax.progress import progress
 
 _LOG = logging.getLogger(__name__)
 PHANTOM = "phantom"
@@ -68,12 +67,12 @@ class _Image:
 
 
 def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
-    """Prepares a data set; see `configs/prep.py` for the config's fields.
+    """Prepares a data set; see `configs/prep/prep.py` for the config's fields.
 
     Args:
       source: a folder of class folders, a `labels.csv` or its folder, or "phantom".
       out: folder to create. It opens with `tfds.builder_from_directory(out)`.
-      config: as `configs/prep.py` documents it.
+      config: as `configs/prep/prep.py` documents it.
 
     Raises:
       UserError: for anything in the source, the config or the destination that the user can mend.
@@ -136,7 +135,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     )
 
 
-def audit(source: str | Path, out: Path, config: ConfigDict) -> dict[str, Any]:
+def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str, Any]:
     """Looks at a source without preparing it: `manifest.csv` (no splits), `quarantine.csv` and `audit.json`.
 
     Args and errors as those of `prepare`; nothing is denoised.
@@ -359,7 +358,7 @@ def _audit(images: Sequence[_Image], root: Path, cache: Path, config: ConfigDict
         )
         for image in images
     ]
-    return audit_images(
+    return audit_records(
         records,
         lambda index: load_image(cache, images[index].prepared.key)[..., 0],
         near_duplicates=config.audit.near_duplicates,

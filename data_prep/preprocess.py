@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.anscombe import denoise_poisson_gaussian, fit_noise_model
-from data_prep.bm3d import PROFILES, bm3d
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
-from data_prep.errors import UserError
-from data_prep.noise import estimate_sigma
+from data_prep.denoise.anscombe import denoise_poisson_gaussian, fit_noise_model
+from data_prep.denoise.bm3d import PROFILES, bm3d
+from data_prep.denoise.noise import estimate_sigma
+from osteojax.errors import UserError
 
 _BACKENDS = ("none", "numba", "jax", "package")
 _NOISE_MODELS = ("gaussian", "poisson")
@@ -31,12 +31,12 @@ class PreprocessSpec:
     """Everything that determines the pixels; travels in the dataset's metadata and in every checkpoint.
 
     Attributes:
-      denoise_backend: "none", or a backend of `data_prep.bm3d`.
+      denoise_backend: "none", or a backend of `data_prep.denoise.bm3d`.
       denoise_profile: BM3D profile, "fast" or "np".
       sigma: standard deviation of the noise in grey levels of a range of 255 (the field's convention;
         scaled to the file's full range), or None to estimate it for each image.
       noise_model: "gaussian", or "poisson" for raw detector data whose noise grows with brightness: its
-        parameters are fitted to each image and the variance is stabilised (`data_prep.anscombe`); images that
+        parameters are fitted to each image and the variance is stabilised (`data_prep.denoise.anscombe`); images that
         do not show such noise are denoised as "gaussian". `sigma` is then for those only.
       image_size: height and width of the result.
       aspect: "squash" resizes to a square as the paper does; "letterbox" keeps the aspect ratio and pads with
@@ -115,7 +115,7 @@ class Preprocessed:
       image: float32 (image_size, image_size, 1) in [0, 1].
       denoised: float32 (height, width), native resolution and units.
       sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
-      warnings: codes; see `data_prep.noise`, "not_poisson" where the noise does not grow with brightness as
+      warnings: codes; see `data_prep.denoise.noise`, "not_poisson" where the noise does not grow with brightness as
         the spec has it, and "constant" for an image without any contrast.
     """
 

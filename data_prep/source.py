@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 
 LABELS_FILE = "labels.csv"
 SPLITS = ("train", "val", "test")

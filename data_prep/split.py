@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 
 
 def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[int]:

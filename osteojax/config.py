@@ -10,17 +10,25 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 
 
 def find(path: str) -> Path:
-    """The config file at `path`; a shipped config is found from any folder (`configs/demo.py`).
+    """The config file at `path`; a shipped config is found from any folder (`configs/train/demo.py`).
 
     Raises:
         UserError: no such file, neither from here nor among the shipped ones.
     """
     here = Path(__file__).resolve().parent
-    for candidate in (Path(path), here.parent / path, here / path):
+    given = Path(path)
+    # In the repository the shipped configs lie beside the package, once installed within it.
+    shipped = [folder for folder in (here.parent / "configs", here / "configs") if folder.is_dir()]
+    candidates = [given]
+    if given.parts[:1] == ("configs",):
+        candidates += [folder.joinpath(*given.parts[1:]) for folder in shipped]
+        # A name without the kind's folder will do: `configs/demo.py`.
+        candidates += [folder / kind / given.name for folder in shipped for kind in ("prep", "train")]
+    for candidate in candidates:
         if candidate.is_file():
             return candidate
     raise UserError(

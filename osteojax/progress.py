@@ -1,49 +1,72 @@
-"""What a person sees: a bar where a terminal is attached, plain log lines where not."""
+"""What a person sees of long work: a bar where a terminal is attached, plain log lines where not."""
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 20.0
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, to: Any = None) -> None:
-    """A table on standard error, or on `to`; only the first process prints."""
-    if jax.process_index() == 0:
-        table = Table(*header, title=title)
-        for row in rows:
-            table.add_row(*row)
-        stream = to or sys.stderr
-        # rich takes a file to be 80 columns wide, which breaks most rows.
-        Console(file=stream, width=None if stream.isatty() else 120).print(table)
+    """A table on standard error, or on `to`."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    stream = to or sys.stderr
+    # rich takes a file to be 80 columns wide, which breaks most rows.
+    Console(file=stream, width=None if stream.isatty() else 120).print(table)
 
 
-class Progress:
-    """Progress of a run of known length; use it as a context."""
+def _bar(title: str, *, active: bool = True) -> Bar:
+    console = Console(stderr=True)
+    return Bar(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+        disable=not console.is_terminal or not active,
+    )
 
-    def __init__(self, title: str, total: int, done: int) -> None:
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yields a function to call after each of `total` items; without a terminal a log line every 20 seconds."""
+    done, last = 0, time.monotonic()
+    with _bar(title) as bar:
+        task = bar.add_task(title, total=total, status="")
+
+        def advance() -> None:
+            nonlocal done, last
+            done += 1
+            bar.advance(task)
+            if bar.disable and (done == total or time.monotonic() - last > _SECONDS_BETWEEN_LINES):
+                last = time.monotonic()
+                log.info("%s: %d of %d", title, done, total)
+
+        yield advance
+
+
+class TrainingProgress:
+    """Progress of a training run; use it as a context. Where it is not `active` there is no bar, only log lines."""
+
+    def __init__(self, title: str, total: int, done: int, *, active: bool = True) -> None:
         self._total = total
-        console = Console(stderr=True)
-        self._bar = Bar(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not console.is_terminal or jax.process_index() != 0,
-        )
+        self._bar = _bar(title, active=active)
         self._task = self._bar.add_task(title, total=total, completed=done, status="")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
         return self
 

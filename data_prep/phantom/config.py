@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.errors import UserError
 from data_prep.phantom.acquisition import Acquisition, draw_acquisition, expose
 from data_prep.phantom.anatomy import CLASS_NAMES, Patient, draw_patient
 from data_prep.phantom.config import PhantomConfig
 from data_prep.phantom.projection import project
+from osteojax.errors import UserError
 
 # Middle of the range that an acquisition covers, in mm; the knee is rendered at that pixel size.
 _NOMINAL_FIELD_MM = 132.0

@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
-from osteojax.models.layers import Linear
-from osteojax.models.pool import global_avg_pool
+from osteojax.models.layers.convolution import Linear
+from osteojax.models.layers.pool import global_avg_pool
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
 MIN_SIZE = 32

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.backbone import Backbone, PoolHead
-from osteojax.models.layers import Conv, ConvBN, LayerOptions
-from osteojax.models.pool import avg_pool2
+from osteojax.models.layers.convolution import Conv, ConvBN, LayerOptions
+from osteojax.models.layers.pool import avg_pool2
 from osteojax.models.resnet import Stem
 
 GROWTH = 32

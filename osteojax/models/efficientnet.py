@@ -8,9 +8,9 @@ engine.
 import jax
 from flax import nnx
 
-from osteojax.models.activations import relu6
 from osteojax.models.backbone import Backbone, PoolHead, Stage
-from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions
+from osteojax.models.layers.activations import relu6
+from osteojax.models.layers.convolution import ConvBN, InputConvBN, LayerOptions
 
 # (expansion, features, repeats, stride, kernel size) of the seven groups of blocks (table 1 of the paper), by
 # the resolution that they leave: 1/4, 1/8, 1/16, 1/32.

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 from osteojax.models.backbone import Backbone
 from osteojax.models.densenet import densenet
 from osteojax.models.efficientnet import efficientnet_lite0
-from osteojax.models.layers import LayerOptions
+from osteojax.models.layers.convolution import LayerOptions
 from osteojax.models.resnet import resnet
 from osteojax.models.vgg import vgg16_bn
 

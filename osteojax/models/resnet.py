@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from osteojax.models.activations import relu_of_sum
 from osteojax.models.backbone import Backbone, PoolHead, Stage
-from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions
-from osteojax.models.pool import max_pool
+from osteojax.models.layers.activations import relu_of_sum
+from osteojax.models.layers.convolution import ConvBN, InputConvBN, LayerOptions
+from osteojax.models.layers.pool import max_pool
 
 
 class Stem(nnx.Module):

@@ -9,8 +9,8 @@ import jax
 from flax import nnx
 
 from osteojax.models.backbone import Backbone
-from osteojax.models.layers import ConvBN, InputConvBN, LayerOptions, Linear
-from osteojax.models.pool import adaptive_avg_pool, max_pool
+from osteojax.models.layers.convolution import ConvBN, InputConvBN, LayerOptions, Linear
+from osteojax.models.layers.pool import adaptive_avg_pool, max_pool
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 HEAD_BINS = 7

@@ -6,8 +6,8 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from data_prep.errors import UserError
-from osteojax.weights.weights_file import METADATA_KEY, load
+from osteojax.errors import UserError
+from osteojax.weights.load import METADATA_KEY, load
 
 
 def convert(weights: str | Path, arch: str, out: str | Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 4

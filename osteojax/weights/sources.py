@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
-from data_prep.errors import UserError
+from osteojax.errors import UserError
 from osteojax.models.registry import Spec
 from osteojax.weights.download import fetch
 

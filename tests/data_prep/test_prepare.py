@@ -17,18 +17,18 @@ from PIL import Image
 from scipy import ndimage
 
 from data_prep import image_task
-from data_prep.errors import UserError
-from data_prep.prepare import audit, prepare
+from data_prep.prepare import audit_source, prepare
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_native
 from data_prep.workers import WorkerDied
 from osteojax import config as configs
-from tests.data_prep.dicom_files import dicom
+from osteojax.errors import UserError
+from tests.data_prep.decode.dicom_files import dicom
 
 CLASSES = ("healthy", "osteopenia", "osteoporosis")
 
 
 def settings(**changes):
-    config = configs.load("configs/prep.py")
+    config = configs.load("configs/prep/prep.py")
     config.denoise.backend = "none"
     config.image_size = 32
     config.workers = 0
@@ -195,7 +195,7 @@ def test_the_audit_alone_finds_the_same(tmp_path):
     images["oe3.png"] = images["hy0.png"]
     source = labelled(tmp_path / "in", rows, images)
     (source / "hy7.png").write_bytes(b"nothing")
-    found = audit(source, tmp_path / "audit", settings(denoise__backend="numba"))
+    found = audit_source(source, tmp_path / "audit", settings(denoise__backend="numba"))
     assert {p.name for p in (tmp_path / "audit").iterdir()} == {
         "audit.json",
         "manifest.csv",
@@ -210,7 +210,7 @@ def test_the_audit_alone_finds_the_same(tmp_path):
     prepared = json.loads((tmp_path / "out/audit.json").read_text())
     assert prepared["conflicts"] == found["conflicts"]
     with pytest.raises(UserError, match="not written by this command"):
-        audit(source, tmp_path / "out", settings(overwrite=True))
+        audit_source(source, tmp_path / "out", settings(overwrite=True))
 
 
 def test_unusable_files_are_quarantined_and_too_many_stop_the_run(tmp_path):
@@ -455,7 +455,7 @@ def test_a_killed_command_leaves_no_workers_and_is_resumed(tmp_path):
     psutil.wait_procs(workers, timeout=20)
     assert not [worker for worker in workers if worker.is_running()]
     subprocess.run(command, check=True)
-    config = configs.load("configs/prep.py", [*overrides, "--config.workers=0"])
+    config = configs.load("configs/prep/prep.py", [*overrides, "--config.workers=0"])
     prepare(source, tmp_path / "reference", config)
     assert contents(out) == contents(tmp_path / "reference")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.bm3d import bm3d
 from data_prep.decode import Limits
-from data_prep.errors import UserError
+from data_prep.denoise.bm3d import bm3d
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_file, preprocess_native
+from osteojax.errors import UserError
 
 # Half a step of the rounding to multiples of 2**-12, and float32 on top.
 ROUNDING = 2.0**-13 + 1e-5

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.source import read_source
+from osteojax.errors import UserError
 
 NAMES = ("healthy", "osteopenia", "osteoporosis")
 ALIASES = {"normal": "healthy"}

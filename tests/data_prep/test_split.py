@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from data_prep.errors import UserError
 from data_prep.split import assign_splits, connected_groups, missing_classes
+from osteojax.errors import UserError
 
 THIRDS = {"train": 0.7, "val": 0.15, "test": 0.15}
 

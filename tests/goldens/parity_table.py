@@ -3,7 +3,7 @@
 import sys
 
 from osteojax import models
-from tests.osteojax.test_models_parity import eval_errors
+from tests.osteojax.models.test_models_parity import eval_errors
 
 
 def main() -> None:

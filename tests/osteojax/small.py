@@ -76,7 +76,7 @@ def write_dataset(out, counts, seed=0):
 
 def quick_config(data_dir):
     """Six steps: two epochs of three batches, the last of them uneven."""
-    config = configs.load("configs/paper_resnet50.py")
+    config = configs.load("configs/train/paper_resnet50.py")
     config.update(init="random", epochs=2.0, log_every=2)
     config.model.update(name="tiny", conv_impl="native")
     config.data.update(dir=str(data_dir), batch_size=8)
@@ -99,6 +99,6 @@ def write_config(path, config):
 register()
 
 if __name__ == "__main__":
-    from osteojax.cli import main
+    from osteojax.cli.main import main
 
     main()

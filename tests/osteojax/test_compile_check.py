@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_prep.errors import UserError
 from osteojax import compile_check as check
 from osteojax import config as configs
-from osteojax.mesh import make_mesh
+from osteojax.devices.mesh import make_mesh
+from osteojax.errors import UserError
 
 # Written by hand after the form of XLA's text: a bfloat16 convolution, one with a float32 operand, a copy into another
 # layout and one between memories, a small transpose, and communications of both forms.
@@ -96,13 +96,13 @@ def test_roofline_and_ring():
 
 def test_an_unknown_generation_is_named():
     with pytest.raises(UserError, match="one of v4, v5e, v5p, v6e"):
-        check.compile_check(configs.load("configs/paper_resnet50.py"), "v99:2x4")
+        check.compile_check(configs.load("configs/train/paper_resnet50.py"), "v99:2x4")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_the_error_says_what_to_install():
     with pytest.raises(UserError, match=r"osteojax\[tpu\]"):
-        check.compile_check(configs.load("configs/paper_resnet50.py"), "v5e:2x4")
+        check.compile_check(configs.load("configs/train/paper_resnet50.py"), "v5e:2x4")
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_the_step_for_v5e_has_no_float32_convolution_and_reduces_little_more_tha
         "--config.data.batch_size=256",
         "--config.preset=all",
     ]
-    report = check.compile_check(configs.load("configs/paper_resnet50.py", overrides), "v5e:2x4")
+    report = check.compile_check(configs.load("configs/train/paper_resnet50.py", overrides), "v5e:2x4")
     assert report.chips == 8
     assert report.float32_convolutions == ()
     # Forward 1.8 GMAC an image, three times that with both gradients, 32 images a chip.
@@ -134,7 +134,7 @@ def test_resnet50_for_v5e_accesses_fewer_bytes_than_a_plain_version(preset, boun
         "--config.data.batch_size=2048",
         f"--config.preset={preset}",
     ]
-    report = check.compile_check(configs.load("configs/paper_resnet50.py", overrides), "v5e:2x4")
+    report = check.compile_check(configs.load("configs/train/paper_resnet50.py", overrides), "v5e:2x4")
     assert report.bytes_accessed < bound
     assert report.hbm_bytes < hbm_bound
     assert report.float32_convolutions == report.large_transposes == ()

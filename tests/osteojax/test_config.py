@@ -1,7 +1,7 @@
 import pytest
 
-from data_prep.errors import UserError
 from osteojax import config
+from osteojax.errors import UserError
 
 FILE = """
 import ml_collections
@@ -39,7 +39,7 @@ def test_an_absent_file_is_a_clear_error():
 
 def test_shipped_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.load("configs/paper_resnet50.py").model.name == "resnet50"
+    assert config.load("configs/train/paper_resnet50.py").model.name == "resnet50"
 
 
 def test_json_round_trip_and_hash(file):

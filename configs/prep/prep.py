@@ -1,0 +1,59 @@
+"""Preparation of a data set, as the paper describes it: BM3D, 224x224, [0, 1], split 70/15/15 by patient.
+
+    osteojax prep --source=FOLDER --out=DATA --config=configs/prep/prep.py
+
+Expect DATA to open with `tfds.builder_from_directory`, with manifest.csv, quarantine.csv, audit.json and
+report.html beside the shards.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    # Ordered; a label that is neither here nor an alias is quarantined. Case does not matter.
+    config.class_names = ("healthy", "osteopenia", "osteoporosis")
+    config.class_aliases = {"normal": "healthy"}
+
+    config.denoise = ConfigDict()
+    config.denoise.backend = "numba"  # none, numba, jax, or package (the closed reference)
+    config.denoise.profile = "fast"  # fast, or np (the paper's parameters)
+    # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image.
+    config.denoise.sigma = placeholder(float)
+    # gaussian, or poisson for raw detector data: fitted to each image, its variance stabilised.
+    config.denoise.noise_model = "gaussian"
+
+    config.image_size = 224
+    config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads
+
+    # Shares of the images, in each class. A patient, and identical pixels, are never divided.
+    config.split = ConfigDict({"train": 0.70, "val": 0.15, "test": 0.15})
+    # Identical pixels under contradictory labels can neither be learned nor scored: quarantine, or keep.
+    config.conflicts = "quarantine"
+    # Identical pixels under one label would count twice: drop all but the first, or keep.
+    config.duplicates = "drop"
+
+    # Near copies (crops, mirror images, rescaled) join groups; the search grows with the square of the number of
+    # images. Shortcuts: how well file size, border, age and the like predict the label by themselves.
+    config.audit = ConfigDict({"near_duplicates": True, "shortcuts": True})
+
+    # The run stops when more than this share of the files cannot be used.
+    config.quarantine = ConfigDict({"max_fraction": 0.1})
+    config.limits = ConfigDict({"max_pixels": 100_000_000, "max_bytes": 512 * 2**20, "min_side": 32})
+
+    config.workers = -1  # processes; -1: one a core, 0: none, all in this process
+    config.overwrite = False  # replace a finished data set at --out
+
+    # For --source=phantom: the fields of data_prep.phantom.PhantomConfig, which documents them.
+    config.phantom = ConfigDict()
+    config.phantom.n_patients = 150
+    config.phantom.images_per_patient = (1, 3)
+    config.phantom.image_size = (448, 448)
+    config.phantom.bit_depth = 8
+    config.phantom.quanta = 150.0
+    config.phantom.psnr_db = placeholder(float)
+    config.phantom.class_balance = (1200, 950, 870)
+    config.phantom.seed = 0
+    return config

@@ -1,0 +1,1 @@
+"""Copies, contradictions and shortcuts in a labelled set of images."""

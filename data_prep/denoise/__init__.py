@@ -1,0 +1,1 @@
+"""Denoisers, and the estimates of noise that steer them."""

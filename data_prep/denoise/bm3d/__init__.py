@@ -1,0 +1,97 @@
+"""BM3D: image denoising by sparse 3-D transform-domain collaborative filtering, in greyscale.
+
+Written from Dabov, Foi, Katkovnik, Egiazarian, IEEE TIP 16(8), 2007, and its published parameters.
+"""
+
+import math
+
+import numpy as np
+
+from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
+from osteojax.errors import UserError
+
+__all__ = ["FAST", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
+
+# Below this share of the image's range sigma is lost in float32, whose relative precision is 6e-8.
+_NEGLIGIBLE_SIGMA = 1e-7
+
+
+def bm3d(
+    image: np.ndarray, sigma: float, *, profile: str | Profile = "fast", backend: str = "numba"
+) -> np.ndarray:
+    """Removes additive white Gaussian noise from a greyscale image.
+
+    Adding a constant to the image adds it to the result; scaling image and sigma together scales the result.
+
+    Args:
+        image: (height, width), any real dtype and range, any size from 1x1 up, any memory layout. A side
+            shorter than a block is extended by reflection while filtering.
+        sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
+        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
+            `Profile`. The backend "package" has its own parameters instead.
+        backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
+            "package" (the `bm3d` package's own `np`, as a reference; closed and not for commercial use).
+
+    Returns:
+        float32 array of the image's shape.
+
+    Raises:
+        UserError: not a 2-D real array, empty, NaN or infinity in it, a bad sigma, profile or backend, or a
+            backend whose package is not installed.
+    """
+    image = np.asarray(image)
+    _check(image, sigma)
+    if isinstance(profile, str):
+        if profile not in PROFILES:
+            raise UserError(f"BM3D: unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+        profile = PROFILES[profile]
+
+    if backend == "numba":
+        from data_prep.denoise.bm3d.numba_backend import denoise
+    elif backend == "jax":
+        from data_prep.denoise.bm3d.jax_backend import denoise
+    elif backend == "package":
+        from data_prep.denoise.bm3d.package_backend import denoise
+    else:
+        raise UserError(f"BM3D: unknown backend {backend!r}; choose 'numba', 'jax' or 'package'")
+
+    low, high = float(image.min()), float(image.max())
+    if sigma <= _NEGLIGIBLE_SIGMA * (high - low):
+        return image.astype(np.float32)
+    # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
+    # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
+    middle = low + (high - low) / 2
+    padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+    normalised = np.empty(padded.shape, np.float32)
+    # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
+    np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
+    normalised /= np.float32(sigma)
+    clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
+    return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
+
+
+def _missing(size: int, profile: Profile) -> int:
+    """Pixels to append so that blocks at multiples of both stages' steps cover the side, and one at least."""
+    block = max(profile.hard.block_size, profile.wiener.block_size)
+    steps = math.lcm(profile.hard.step, profile.wiener.step)
+    return block - size if size < block else (block - size) % steps
+
+
+def _check(image: np.ndarray, sigma: float) -> None:
+    """Raises UserError for an image or a sigma that cannot be denoised."""
+    if image.ndim != 2 or image.size == 0:
+        raise UserError(
+            f"BM3D needs a greyscale image (height, width) with pixels in it, not shape {image.shape}; "
+            "reduce colour to luminance first"
+        )
+    if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
+        raise UserError(f"BM3D needs an image of real numbers, not dtype {image.dtype}")
+    if not math.isfinite(sigma) or sigma < 0:
+        raise UserError(f"BM3D needs a finite sigma of at least 0 in the image's units, not {sigma}")
+    bad = int(image.size - np.count_nonzero(np.isfinite(image)))
+    if bad:
+        row, column = np.argwhere(~np.isfinite(image))[0]
+        raise UserError(
+            f"BM3D: {bad} of {image.size} pixels are NaN or infinite, the first at row {row}, "
+            f"column {column}; replace them before denoising"
+        )

@@ -1,0 +1,31 @@
+"""`osteojax evaluate`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from osteojax.cli import flags
+
+NAME = "evaluate"
+SUMMARY = "Restore a checkpoint and evaluate it, every example once."
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    flags.add_workdir(parser)
+    parser.add_argument("--data_dir", help="prepared dataset; by default that of the training run")
+    parser.add_argument("--split", default="test", help="split of the dataset")
+    parser.add_argument("--step", default="best", help="best, last, or a step number")
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    from osteojax.devices import host_memory
+    from osteojax.evaluate.evaluate import evaluate_run, print_scores
+
+    host_memory.keep_freed_memory()  # before JAX starts its threads
+    metrics = evaluate_run(
+        arguments.workdir, split=arguments.split, step=arguments.step, data_dir=arguments.data_dir
+    )
+    print_scores(metrics, to=sys.stdout)
+    return 0

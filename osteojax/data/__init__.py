@@ -1,0 +1,1 @@
+"""Prepared datasets and the batches made of them."""

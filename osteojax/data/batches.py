@@ -1,0 +1,133 @@
+"""From ArrayRecord shards to global batches, the same for any number of hosts and devices.
+
+The batch of a step is a pure function of (seed, step): every epoch is one permutation of the split, cut into
+global batches, of which each host reads only the rows that its devices hold. The last batch of an epoch is padded
+with rows of mask 0, so that every example counts once an epoch and no shape ever changes.
+"""
+
+import dataclasses
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """How a split is cut into global batches, and the rows of each that this host feeds.
+
+    Attributes:
+        examples: N, the size of the split.
+        batch_size: examples in a full global batch; independent of the number of devices.
+        devices: how many devices share a batch; rows are padded up to a multiple of it.
+        host: index of this process.
+        hosts: number of processes.
+    """
+
+    examples: int
+    batch_size: int
+    devices: int = 1
+    host: int = 0
+    hosts: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Batches that cover the split once."""
+        return -(-self.examples // self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Rows of every global batch, padding included."""
+        return -(-self.batch_size // self.devices) * self.devices
+
+    def positions(self, step: int) -> list[int | None]:
+        """For each row of this host in global batch `step`: its position in the endless epoch order, or None.
+
+        Position p is the (p mod N)-th example of epoch p // N.
+        """
+        epoch, index = divmod(step, self.steps)
+        first = index * self.batch_size
+        held = self.rows // self.hosts
+        mine = range(self.host * held, (self.host + 1) * held)
+        return [
+            epoch * self.examples + first + row
+            if row < self.batch_size and first + row < self.examples
+            else None
+            for row in mine
+        ]
+
+
+class HostBatches(grain.MapDataset):
+    """Element `step` is this host's part of global batch `step`."""
+
+    def __init__(self, order: grain.MapDataset, source: Any, plan: BatchPlan, steps: int) -> None:
+        super().__init__(order)
+        self._source = source
+        self._plan = plan
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """image (rows, H, W, 1) float32 in [0, 1], label (rows,) int32, mask (rows,) float32, index (rows,) int32.
+
+        `index` is the example's place in the split, -1 in padding rows.
+        """
+        positions = self._plan.positions(step)
+        indices = [-1 if p is None else int(self._parent[p]) for p in positions]
+        read = iter(self._source.__getitems__([i for i in indices if i >= 0]))
+        examples = [next(read) if i >= 0 else None for i in indices]
+        shape = self._plan_shape(examples)
+        batch = {
+            "image": np.zeros((len(indices), *shape), np.float32),
+            "label": np.zeros(len(indices), np.int32),
+            "mask": np.zeros(len(indices), np.float32),
+            "index": np.asarray(indices, np.int32),
+        }
+        for row, example in enumerate(examples):
+            if example is not None:
+                batch["image"][row] = example["image"]
+                batch["label"][row] = example["label"]
+                batch["mask"][row] = 1.0
+        return batch
+
+    def _plan_shape(self, examples: list[Any]) -> tuple[int, ...]:
+        present = next((e for e in examples if e is not None), None)
+        # A host whose rows are all padding still has to know the shape.
+        return np.shape((present if present is not None else self._source[0])["image"])
+
+
+def plan_for(sharding: NamedSharding, examples: int, batch_size: int) -> BatchPlan:
+    """The plan of this process for batches laid out by `sharding`."""
+    return BatchPlan(
+        examples, batch_size, sharding.mesh.size, host=jax.process_index(), hosts=jax.process_count()
+    )
+
+
+def train_iterator(
+    source: Any, plan: BatchPlan, *, seed: int, steps: int, threads: int = 2
+) -> grain.DatasetIterator:
+    """Shuffled batches 0 .. steps - 1; `get_state()`/`set_state()` hold the position and nothing else."""
+    order = grain.MapDataset.range(plan.examples).seed(seed).shuffle()
+    return _iterate(HostBatches(order, source, plan, steps), threads)
+
+
+def eval_iterator(source: Any, plan: BatchPlan, *, threads: int = 2) -> grain.DatasetIterator:
+    """Every example once, in the order of the split."""
+    order = grain.MapDataset.range(plan.examples)
+    return _iterate(HostBatches(order, source, plan, plan.steps), threads)
+
+
+def _iterate(batches: HostBatches, threads: int) -> grain.DatasetIterator:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(batches.to_iter_dataset(options))
+
+
+def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """The global batch, of which each process contributes its rows."""
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

@@ -1,0 +1,1 @@
+"""Evaluation of a run: numbers, predictions and figures."""

@@ -1,0 +1,87 @@
+"""A Flax NNX model as pure functions of flat trees, path -> array."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+from osteojax import models
+
+# Trees of parameters are flat dictionaries, path -> array, throughout the training code.
+Flat = dict[str, Any]
+
+
+def flat(state: Any) -> Flat:
+    """Path -> array of an NNX state; paths are joined by slashes (`stage1/0/conv1/kernel`)."""
+    return dict(zip(_paths(state), jax.tree.leaves(state), strict=True))
+
+
+def _paths(state: Any) -> list[str]:
+    return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
+
+
+def _unflat(template: Any, values: Mapping[str, Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(template), [values[path] for path in _paths(template)])
+
+
+def freeze_batch_norm(model: nnx.Module, trainable: Collection[str]) -> None:
+    """Train mode, but inference mode for each batch norm none of whose own parameters learns.
+
+    Such a layer normalises by its running statistics and leaves them alone: frozen means frozen.
+    """
+    model.train()
+    for path, module in nnx.iter_modules(model):
+        if hasattr(module, "use_running_average"):
+            own = "".join(f"{part}/" for part in path)
+            module.use_running_average = not any(name.startswith(own) for name in trainable)
+
+
+class Network:
+    """The train and evaluation functions of a model.
+
+    The parameters and running statistics live outside, in the train state: the same `Network` serves any of them.
+
+    Attributes:
+        stages: names of the model's parts, in order.
+    """
+
+    def __init__(self, model: nnx.Module) -> None:
+        self._model = model
+        self.stages = models.stages(model)
+        _, self._params, self._stats, self._rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+
+    def init(self) -> tuple[Flat, Flat]:
+        """Parameters and running statistics that the model holds now."""
+        return flat(self._params), flat(self._stats)
+
+    def train_function(self, trainable: Collection[str]) -> Any:
+        """`f(params, stats, image, mask, key) -> (logits, new stats)` with the given parameters learning.
+
+        image (B, H, W, C) float32 in [0, 1]; mask (B,) 1 for examples and 0 for padding; logits (B, classes) float32.
+        """
+        freeze_batch_norm(self._model, trainable)
+        graph = nnx.graphdef(self._model)
+
+        def apply(
+            params: Flat, stats: Flat, image: jax.Array, mask: jax.Array, key: jax.Array
+        ) -> tuple[jax.Array, Flat]:
+            model = self._merge(graph, params, stats)
+            nnx.reseed(model, default=key, dropout=key)
+            logits = model(image, mask=mask)
+            return logits, flat(nnx.state(model, nnx.BatchStat))
+
+        return apply
+
+    def eval_function(self) -> Any:
+        """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout."""
+        self._model.eval()
+        graph = nnx.graphdef(self._model)
+
+        def apply(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
+            return self._merge(graph, params, stats)(image)
+
+        return apply
+
+    def _merge(self, graph: Any, params: Flat, stats: Flat) -> nnx.Module:
+        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), self._rest)

@@ -1,0 +1,120 @@
+"""What a run writes about itself: metrics.jsonl, timing.jsonl, TensorBoard events, run.json."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from osteojax.files import write_atomically
+
+
+class MetricsWriter:
+    """Scalars of a run. Only the first process writes.
+
+    `metrics.jsonl` holds what the computation determines, and is therefore the same, byte by byte, whether or not the
+    run was interrupted. `timing.jsonl` holds what the machine determines. TensorBoard gets both.
+    """
+
+    def __init__(self, workdir: Path, *, resume_step: int) -> None:
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Lines behind the checkpoint that the run resumes from will be written again.
+        _truncate_after(workdir / "metrics.jsonl", resume_step)
+        self._metrics = (workdir / "metrics.jsonl").open("a")
+        self._timing = (workdir / "timing.jsonl").open("a")
+        self._events = EventFileWriter(str(workdir / "tensorboard"))
+
+    def metrics(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Results of the computation at `step`."""
+        self._write("_metrics", step, scalars)
+
+    def timing(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Speed, waiting and memory at `step`."""
+        self._write("_timing", step, scalars)
+
+    def _write(self, file: str, step: int, scalars: Mapping[str, float]) -> None:
+        if not self._active:
+            return
+        stream = getattr(self, file)
+        stream.write(json.dumps({"step": step, **scalars}) + "\n")
+        stream.flush()
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """Brings everything written so far to the disk; called before a checkpoint that counts on it."""
+        if self._active:
+            os.fsync(self._metrics.fileno())
+            self._events.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._active:
+            self._metrics.close()
+            self._timing.close()
+            self._events.close()
+
+
+def _truncate_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] > step:
+                continue
+        except ValueError:  # the line that a killed run was writing
+            continue
+        kept.append(line + "\n")
+    write_atomically(path, "".join(kept))
+
+
+def run_record() -> dict[str, Any]:
+    """When, with what, on what and how this process was started."""
+    packages = ("osteojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    devices = jax.devices()
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None  # installed without its repository
+    return found.stdout.strip()
+
+
+def append_run(workdir: Path, entry: Mapping[str, Any]) -> None:
+    """Adds one entry to the list in run.json, one per start of the run."""
+    if jax.process_index() == 0:
+        path = workdir / "run.json"
+        runs = json.loads(path.read_text()) if path.exists() else []
+        write_atomically(path, json.dumps([*runs, entry], indent=2) + "\n")

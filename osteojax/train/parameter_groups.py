@@ -1,0 +1,159 @@
+"""Parameter groups: which parameters learn, how fast, with how much decay, and from which step on.
+
+A group is a name, a regular expression over parameter paths (`stage4/block0/conv1/kernel`) and its settings. The
+list is ordered and the first pattern that matches a path claims it, as in big_vision. Every parameter must be
+claimed, and every group must claim something: a typo in a pattern must not silently freeze or unfreeze a network.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import ml_collections
+import numpy as np
+
+from osteojax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One parameter group.
+
+    Attributes:
+        name: how it is called in tables and metrics.
+        pattern: regular expression that must match a parameter's whole path.
+        frozen: never updated: no gradient, no optimizer state, no weight decay, batch norm in inference mode.
+        lr_factor: multiplies the learning rate.
+        weight_decay: replaces the optimizer's value where it is not None.
+        unfreeze_step: frozen before this step (gradual unfreezing).
+    """
+
+    name: str
+    pattern: str
+    frozen: bool = False
+    lr_factor: float = 1.0
+    weight_decay: float | None = None
+    unfreeze_step: int = 0
+
+    def frozen_at(self, step: int) -> bool:
+        """Whether the group does not learn in the update that leads from `step` to `step` + 1."""
+        return self.frozen or step < self.unfreeze_step
+
+
+BATCH_NORM_AFFINE = r".*(bn|norm)[^/]*/(scale|bias)"
+
+
+def preset(name: str, stages: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of a named preset.
+
+    Args:
+        name: `head`; `stageK` (that stage and the head); `stageK+` (that stage and all later ones, and the head);
+            `bn_affine` (scale and bias of every batch norm, and the head); `all`.
+        stages: the model's stages in order, `stem` first, `head` last.
+
+    Raises:
+        UserError: no such preset, or the model has no such stage.
+    """
+    body = list(stages[:-1])
+    rest = Group("frozen", ".*", frozen=True)
+    head = Group("head", "head/.*")
+    if name == "all":
+        return tuple(Group(stage, f"{stage}/.*") for stage in reversed(stages))
+    if name == "head":
+        return (head, rest)
+    if name == "bn_affine":
+        return (head, Group("bn_affine", BATCH_NORM_AFFINE), rest)
+    first = name.removesuffix("+")
+    if first not in body:
+        presets = ["head", *body, *(f"{stage}+" for stage in body), "bn_affine", "all"]
+        raise UserError(f"no preset {name!r}; for this model use one of {', '.join(presets)}")
+    learning = body[body.index(first) :] if name.endswith("+") else [first]
+    return (head, *(Group(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
+
+
+def from_config(entries: Iterable[Mapping]) -> tuple[Group, ...]:
+    """Groups from a config's list of mappings with the fields of `Group`.
+
+    Raises:
+        UserError: an unknown field, a pattern that is no regular expression, two groups of one name.
+    """
+    fields = {field.name for field in dataclasses.fields(Group)}
+    groups = []
+    for entry in entries:
+        unknown = sorted(set(entry) - fields)
+        if unknown or not {"name", "pattern"} <= set(entry):
+            raise UserError(
+                f"group {dict(entry)}: needs name and pattern, may have {', '.join(sorted(fields))}"
+            )
+        try:
+            re.compile(entry["pattern"])
+        except re.error as error:
+            raise UserError(
+                f"group {entry['name']!r}: pattern {entry['pattern']!r} is not a regular expression: {error}"
+            ) from error
+        groups.append(Group(**entry))
+    names = [group.name for group in groups]
+    if len(set(names)) < len(names):
+        raise UserError(f"two groups have the same name: {', '.join(names)}")
+    return tuple(groups)
+
+
+def chosen(config: ml_collections.ConfigDict, stages: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of an experiment: its listed `groups`, or where there are none its `preset`."""
+    return from_config(config.groups) or preset(config.preset, stages)
+
+
+def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:
+    """Path -> name of its group.
+
+    Raises:
+        UserError: a parameter that no group claims, a group that claims nothing, or that leaves nothing to learn.
+    """
+    labels: dict[str, str] = {}
+    for path in paths:
+        owner = next((group.name for group in groups if re.fullmatch(group.pattern, path)), None)
+        if owner is None:
+            raise UserError(f"no group matches parameter {path!r}; end the list with a group of pattern '.*'")
+        labels[path] = owner
+    for group in groups:
+        if group.name not in labels.values():
+            raise UserError(
+                f"group {group.name!r}: pattern {group.pattern!r} claims no parameter; "
+                f"parameters are named like {', '.join(list(labels)[:3])}, and the first pattern that matches wins"
+            )
+    if all(group.frozen for group in groups):
+        raise UserError(
+            "every parameter is frozen: there is nothing to train; use osteojax evaluate, or unfreeze a group"
+        )
+    return labels
+
+
+def phases(groups: Sequence[Group]) -> list[int]:
+    """Steps at which the set of learning groups changes, 0 first."""
+    return sorted({0} | {group.unfreeze_step for group in groups if not group.frozen})
+
+
+def trainable_at(groups: Sequence[Group], labels: Mapping[str, str], step: int) -> frozenset[str]:
+    """Paths that learn in the update from `step` to `step` + 1."""
+    learning = {group.name for group in groups if not group.frozen_at(step)}
+    return frozenset(path for path, name in labels.items() if name in learning)
+
+
+def table(
+    groups: Sequence[Group], labels: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], lr: float
+) -> list[tuple[str, ...]]:
+    """Rows of text for the table printed at start: group, tensors, parameters, peak learning rate, state."""
+    rows = []
+    for group in groups:
+        mine = [path for path, name in labels.items() if name == group.name]
+        count = sum(int(np.prod(shapes[path])) for path in mine)
+        state = (
+            "frozen"
+            if group.frozen
+            else f"from step {group.unfreeze_step}"
+            if group.unfreeze_step
+            else "learns"
+        )
+        rate = "-" if group.frozen else f"{lr * group.lr_factor:.2e}"
+        rows.append((group.name, str(len(mine)), f"{count:,}", rate, state))
+    return rows

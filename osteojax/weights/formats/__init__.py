@@ -1,0 +1,1 @@
+"""Readers of weights files, one a format; each describes its tensors before it reads them."""

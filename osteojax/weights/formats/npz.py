@@ -1,0 +1,49 @@
+"""NumPy `.npz` archives of named arrays."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from osteojax.errors import UserError
+from osteojax.weights.formats.tensors import StoredTensor, Tensors
+
+
+def read_npz(path: Path) -> Tensors:
+    """The arrays of an archive by name; headers only, values on demand, pickled objects never.
+
+    Raises:
+        UserError: the archive is damaged or holds an array of objects.
+    """
+    try:
+        archive = zipfile.ZipFile(path)  # stays open for the values: its directory is read once
+        return {
+            name.removesuffix(".npy"): _describe(path, archive, name)
+            for name in archive.namelist()
+            if name.endswith(".npy")
+        }
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged, or no .npz archive ({error})") from error
+
+
+def _describe(path: Path, archive: zipfile.ZipFile, name: str) -> StoredTensor:
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }.get(version)
+        if read_header is None:
+            raise UserError(f"{path}: {name} has the .npy version {version}; weights need 1.0 or 2.0")
+        shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise UserError(f"{path}: {name} holds Python objects, which would have to be unpickled; refused")
+
+    def read() -> np.ndarray:
+        try:
+            with archive.open(name) as file:
+                return np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
+        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+            raise UserError(f"{path}: {name} is damaged ({error})") from error
+
+    return StoredTensor(shape, dtype.name, dtype.kind == "f", read)

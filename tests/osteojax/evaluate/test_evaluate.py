@@ -1,0 +1,168 @@
+"""Evaluation from the workdir alone: every example once, the same whatever the batch, and nothing quietly different."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, confusion_matrix
+
+from osteojax.cli.main import run
+from osteojax.data.dataset import PreparedDataset
+from osteojax.errors import UserError
+from osteojax.evaluate import evaluate as module
+from osteojax.evaluate.evaluate import evaluate_run
+from osteojax.models.network import Network
+from osteojax.run.checkpoint import Checkpoints
+from osteojax.train.initialise import build
+from osteojax.train.loop import train
+
+
+@pytest.fixture(scope="module")
+def workdir(prepared, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluated")
+    train(small.quick_config(prepared), workdir)
+    evaluate_run(workdir)
+    return workdir
+
+
+def rows_of(workdir, split="test"):
+    with (workdir / "eval" / split / "predictions.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_json_keeps_its_contract(workdir, prepared):
+    evaluate_run(workdir)
+    metrics = json.loads((workdir / "eval" / "test" / "metrics.json").read_text())
+    scalars = {
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "quadratic_weighted_kappa",
+        "auc_ovr_macro",
+        "brier",
+        "ece",
+    }
+    assert scalars <= metrics.keys()
+    for name in scalars:
+        assert set(metrics[name]) == {"value", "ci95"} and len(metrics[name]["ci95"]) == 2
+    assert (
+        list(metrics["per_class"])
+        == list(metrics["auc_ovr"])
+        == list(metrics["pr_auc"])
+        == list(small.CLASSES)
+    )
+    assert set(metrics["per_class"]["healthy"]) == {"precision", "recall", "f1", "support"}
+    assert metrics["dataset_fingerprint"] == PreparedDataset.open(prepared).fingerprint
+    assert metrics["checkpoint_step"] in (3, 6) and len(metrics["config_hash"]) == 64
+    assert {path.name for path in (workdir / "eval" / "test").iterdir()} == {
+        "metrics.json", "predictions.csv", "confusion.png", "roc.png"
+    }  # fmt: skip
+
+
+def test_every_example_is_counted_once_and_as_scikit_learn_counts(workdir, prepared):
+    metrics = evaluate_run(workdir)
+    rows = rows_of(workdir)
+    source = PreparedDataset.open(prepared).source("test")
+    assert [row["id"] for row in rows] == [example["id"].decode() for example in source]
+    assert metrics["n"] == len(rows) == 11
+    truth, guess = [row["label"] for row in rows], [row["predicted"] for row in rows]
+    assert metrics["accuracy"]["value"] == accuracy_score(truth, guess)
+    assert metrics["confusion_matrix"] == confusion_matrix(truth, guess, labels=list(small.CLASSES)).tolist()
+    assert all(abs(sum(float(row[f"p_{name}"]) for name in small.CLASSES) - 1) < 1e-5 for row in rows)
+
+
+@pytest.mark.parametrize("devices, batch_size", [(1, 1), (1, 64), (8, 3)])
+def test_batch_size_and_devices_do_not_matter(workdir, monkeypatch, tmp_path, devices, batch_size):
+    monkeypatch.setattr(module, "make_mesh", lambda: small_mesh(devices))
+    monkeypatch.setattr(module.configs, "from_json", with_batch_size(module.configs.from_json, batch_size))
+    expected = rows_of(workdir)
+    found = tmp_path / "run"
+    shutil.copytree(workdir, found)
+    evaluate_run(found)
+    for a, b in zip(rows_of(found), expected, strict=True):
+        assert a["id"] == b["id"]
+        for name in small.CLASSES:
+            assert float(a[f"p_{name}"]) == pytest.approx(float(b[f"p_{name}"]), abs=2e-6)
+
+
+def small_mesh(devices):
+    from osteojax.devices.mesh import make_mesh
+
+    return make_mesh(devices=jax.devices()[:devices])
+
+
+def with_batch_size(original, batch_size):
+    def load(text):
+        config = original(text)
+        config.eval.batch_size = batch_size
+        return config
+
+    return load
+
+
+def test_a_dataset_prepared_otherwise_is_refused(workdir, prepared, tmp_path):
+    other = tmp_path / "data"
+    shutil.copytree(prepared, other)
+    metadata = json.loads((other / "metadata.json").read_text())
+    metadata["preprocessing"]["denoise_backend"] = "numba"
+    (other / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"prepared otherwise.*denoise_backend: 'none' -> 'numba'"):
+        evaluate_run(workdir, data_dir=str(other))
+
+
+def test_another_dataset_prepared_alike_is_evaluated_with_a_warning(workdir, tmp_path, caplog):
+    other = small.write_dataset(tmp_path / "data", {"test": 5}, seed=2)
+    assert evaluate_run(workdir, data_dir=str(other))["n"] == 5
+    assert "no patient is in both" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--split=holdout"], "no examples in split 'holdout'"),
+        (["--step=5"], "no checkpoint '5'"),
+        (["--data_dir=/nowhere"], "no prepared dataset in /nowhere"),
+    ],
+)
+def test_users_errors_are_one_line(workdir, capsys, flags, message):
+    assert run(["evaluate", f"--workdir={workdir}", *flags]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed.splitlines()[-1] and "Traceback" not in printed
+
+
+def test_a_workdir_without_a_run_is_a_clear_error(tmp_path, capsys):
+    assert run(["evaluate", f"--workdir={tmp_path}"]) == 2
+    assert "no checkpoints in" in capsys.readouterr().err
+
+
+def test_the_table_is_printed(workdir, capsys):
+    assert run(["evaluate", f"--workdir={workdir}", "--step=last"]) == 0
+    printed = capsys.readouterr().out
+    assert all(
+        word in printed for word in ("precision", "recall", "F1", "support", "osteopenia", "accuracy:")
+    )
+
+
+def test_the_average_is_what_is_evaluated_where_one_is_kept(prepared, tmp_path):
+    config = small.quick_config(prepared)
+    config.epochs = 1.0
+    config.optimizer.update(
+        ema_decay=1.0, learning_rate=1e-2
+    )  # the average stays at the start, the parameters leave
+    train(config, tmp_path)
+    evaluate_run(tmp_path)
+    network = Network(build(config, "tiny", 3))
+    params, stats = network.init()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), stats)
+    stats = checkpoints.restore(3, {"batch_stats": here})["batch_stats"]
+    checkpoints.close()
+    images = np.stack([example["image"] for example in PreparedDataset.open(prepared).source("test")])
+    expected = softmax(np.asarray(network.eval_function()(params, stats, images)), axis=-1)
+    found = [[float(row[f"p_{name}"]) for name in small.CLASSES] for row in rows_of(tmp_path)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
