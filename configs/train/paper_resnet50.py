@@ -61,8 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             "epochs": 30.0,
             "eval": c({"split": "val", "batch_size": 32, "every_steps": 0}),
-            # metric: loss, accuracy, balanced_accuracy or macro_f1. patience in evaluations; 0 never stops early.
-            "best": c({"metric": "loss", "mode": "min", "patience": 0}),
+            # metric: any scalar metric of osteojax/metrics. patience in evaluations; 0 never stops early.
+            "best": c({"metric": "cross_entropy", "mode": "min", "patience": 0}),
             "checkpoint": c({"every_steps": 0, "keep": 2}),
             "mesh": c({"data": -1, "fsdp": 1}),
             "log_every": 10,

@@ -17,7 +17,8 @@ from osteojax.devices.mesh import batch_sharding, make_mesh, replicated
 from osteojax.errors import UserError
 from osteojax.evaluate.figures import draw_figures
 from osteojax.files import write_atomically
-from osteojax.metrics import classification as scores
+from osteojax.metrics import score as scores
+from osteojax.metrics.registry import METRICS
 from osteojax.models.build import build_shapes
 from osteojax.models.network import Network
 from osteojax.progress import print_table
@@ -164,6 +165,8 @@ def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:
     def show(entry: dict[str, Any]) -> str:
         if entry["value"] is None:
             return "-"
+        if None in entry["ci95"]:
+            return f"{100 * entry['value']:.1f} [-]"
         low, high = (100 * bound for bound in entry["ci95"])
         return f"{100 * entry['value']:.1f} [{low:.1f}, {high:.1f}]"
 
@@ -177,5 +180,6 @@ def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:
         f"step {metrics['checkpoint_step']}, {start['architecture']} from {start['init']} weights; % [95 % interval]"
     )
     print_table(title, ("class", "precision", "recall", "F1", "support"), rows, to=to)
-    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
-        print(f"{name.replace('_', ' '):>18}: {show(metrics[name])} %", file=to)
+    for name, metric in METRICS.members.items():
+        if metric.headline:
+            print(f"{name.replace('_', ' '):>18}: {show(metrics[name])} %", file=to)

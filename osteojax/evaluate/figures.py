@@ -18,7 +18,7 @@ def draw_figures(
         out: an existing folder.
         logits: (N, C).
         labels: (N,).
-        metrics: as of `metrics.classification.score_predictions`.
+        metrics: as of `osteojax.metrics.score.score_predictions`.
         class_names: C names in label order.
     """
     figure = Figure(figsize=(4.5, 4), layout="constrained")

@@ -22,7 +22,7 @@ from osteojax.data.dataset import PreparedDataset
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
-from osteojax.metrics import classification as scores
+from osteojax.metrics import score as scores
 from osteojax.models.build import build_shapes
 from osteojax.models.network import Network
 from osteojax.progress import TrainingProgress, print_table

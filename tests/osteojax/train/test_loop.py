@@ -21,8 +21,8 @@ from osteojax.cli.train import EXIT_PREEMPTED
 from osteojax.errors import UserError
 from osteojax.models.network import Network
 from osteojax.run.checkpoint import Checkpoints
-from osteojax.train.initialise import build
 from osteojax.train import loop as engine
+from osteojax.train.initialise import build
 from osteojax.train.loop import train
 
 SCRIPT = Path(small.__file__)
@@ -330,7 +330,7 @@ def test_the_run_writes_down_what_it_did(reference):
     assert [line["step"] for line in lines] == [3, 4, 6]
     assert {"train/loss", "train/learning_rate/head", "train/gradient_norm/stem"} <= set(lines[1])
     assert {"train/update_norm/stage4", "train/accuracy"} <= set(lines[1])
-    assert {"val/loss", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"} <= set(lines[2])
+    assert {"val/cross_entropy", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"} <= set(lines[2])
     timing = [json.loads(line) for line in (workdir / "timing.jsonl").read_text().splitlines()]
     assert timing[0]["compile_seconds"] > 0 and timing[0]["step_flops"] > 0
     assert {"examples_per_second", "step_seconds", "data_wait_seconds"} <= set(timing[1])

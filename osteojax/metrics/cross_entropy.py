@@ -1,0 +1,12 @@
+"""Cross-entropy."""
+
+import numpy as np
+
+from osteojax.metrics.predictions import Predictions
+from osteojax.metrics.registry import metric
+
+
+@metric("cross_entropy", direction="min")
+def cross_entropy(given: Predictions) -> np.ndarray:
+    """(R,) mean negative log-probability of the true class, in nats: no class weights, no label smoothing."""
+    return given.mean(-given.log_likelihood)
