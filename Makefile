@@ -7,11 +7,11 @@ READY := .venv/.ready
 DEMO ?= demo
 SEED ?= 0
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow mutants lint docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bm3d,effnet]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,bm3d,effnet]'
 	touch $@
 
 # A second run trains and prepares nothing again: it evaluates what is there. `make demo SEED=1 DEMO=demo1` is another.
@@ -30,6 +30,17 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files -z | xargs -0 $(BIN)/codespell
+	git ls-files -z .ci/run '*.sh' '*.sbatch' | xargs -0 $(BIN)/shellcheck
+
+# Puts faults in, one by one, and counts those that the tests notice. About half an hour.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants.run
+
+# The pages of docs/ and the API from the docstrings, into .cache/site; any warning is an error.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
 
 # Without --quick the first takes an hour and a half: the reference is slow. The last one compares with PyTorch and says what to do where that is not installed.
 bench: $(READY)

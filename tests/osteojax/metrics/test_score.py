@@ -195,8 +195,8 @@ def test_validation_has_every_scalar_metric(predictions):
 
 
 def test_an_unknown_metric_and_one_that_is_no_scalar_are_refused_by_name():
-    with pytest.raises(UserError, match="no metric 'acuracy'; there are accuracy, "):
-        scalar("acuracy")
+    with pytest.raises(UserError, match="no metric 'accurate'; there are accuracy, "):
+        scalar("accurate")
     with pytest.raises(UserError, match="no metric 'recall'"):
         scalar("recall")
 

@@ -1,0 +1,5 @@
+"""Faults of data preparation."""
+
+from tests.mutants.mutant import Mutant
+
+PREPARATION: tuple[Mutant, ...] = ()
