@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     # The run stops when more than this share of the files cannot be used.
     config.quarantine = ConfigDict({"max_fraction": 0.1})
     config.limits = ConfigDict({"max_pixels": 100_000_000, "max_bytes": 512 * 2**20, "min_side": 32})
+    # DICOM modalities that are taken; "SC" lets secondary captures in.
+    config.limits.modalities = ("CR", "DX", "DR", "RG", "XR", "RF", "PX", "IO", "MG")
 
     config.workers = -1  # processes; -1: one a core, 0: none, all in this process
     config.overwrite = False  # replace a finished data set at --out

@@ -15,6 +15,7 @@ def dicom(stored: np.ndarray, bits: int, **elements) -> bytes:
     meta.TransferSyntaxUID = elements.pop("syntax", ExplicitVRLittleEndian)
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = stored.shape[-2:]
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated = 8 * stored.itemsize

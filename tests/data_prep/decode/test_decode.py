@@ -6,13 +6,9 @@ import struct
 import zlib
 
 import numpy as np
-import pydicom
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-from pydicom.encaps import encapsulate
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import JPEG2000Lossless
 
 from data_prep.decode import DecodeError, Limits, decode, read_bytes
 from tests.data_prep.decode.dicom_files import dicom
@@ -77,7 +73,7 @@ def test_16_bit_colour_tiff_keeps_its_depth():
     assert image.bits == 16
 
 
-def test_16_bit_colour_png_says_that_it_lost_depth():
+def test_16_bit_colour_png_keeps_its_depth():
     colour = np.random.default_rng(3).integers(0, 65536, (40, 50, 3)).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in colour)
 
@@ -92,8 +88,8 @@ def test_16_bit_colour_png_says_that_it_lost_depth():
         + chunk(b"IEND", b"")
     )
     image = decode(data)
-    np.testing.assert_allclose(image.pixels, rec601(colour >> 8), atol=1e-3)
-    assert image.notes and image.bits == 8
+    np.testing.assert_allclose(image.pixels, rec601(colour), rtol=1e-6)
+    assert image.bits == 16 and image.full_range == 65535
 
 
 def test_palette_is_looked_up():
@@ -204,8 +200,8 @@ def bad_float():
     [
         (b"not an image at all", "not a PNG"),
         (encoded(Image.fromarray(GREY8), "PNG")[:-700], "damaged"),
-        (encoded(Image.fromarray(GREY8), "JPEG")[:400], "damaged"),
-        (tiff(GREY16)[:2000], "damaged"),
+        (encoded(Image.fromarray(GREY8), "JPEG")[:400], "damaged or cut short|cut short"),
+        (tiff(GREY16)[:2000], "cut short"),
         (encoded(Image.fromarray(GREY8), "GIF"), "not a PNG"),
         (encoded(Image.new("L", (20000, 20000)), "PNG"), "over the limit"),
         (encoded(Image.new("1", (20000, 20000)), "TIFF", compression="group4"), "over the limit"),
@@ -220,7 +216,7 @@ def bad_float():
         ),
         (bad_float(), "1 pixels are NaN"),
         (tiff(np.zeros((40, 50, 6), np.uint8), photometric="minisblack", planarconfig="contig"), "6 samples"),
-        (b"\0" * 128 + b"DICM", "without pixel data"),
+        (b"\0" * 128 + b"DICM", "without a picture"),
     ],
 )
 def test_unusable_files_say_why(data, reason):
@@ -247,113 +243,6 @@ def test_files_that_are_none(tmp_path):
 
 
 STORED = np.random.default_rng(4).integers(0, 4096, (40, 50), dtype=np.uint16)
-
-
-def pydicoms_own(data: bytes) -> np.ndarray:
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    return apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-
-
-@pytest.mark.parametrize(
-    "elements",
-    [
-        {},
-        {"WindowCenter": 2000, "WindowWidth": 1500},
-        {"WindowCenter": [2000, 9], "WindowWidth": [1500, 9], "VOILUTFunction": "SIGMOID"},
-        {"RescaleSlope": 2, "RescaleIntercept": -1000},
-        {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 3000, "WindowWidth": 2000},
-    ],
-)
-def test_dicom_luts_as_pydicom_applies_them(elements):
-    data = dicom(STORED, 12, **elements)
-    image = decode(data)
-    np.testing.assert_allclose(image.pixels, pydicoms_own(data), rtol=1e-6, atol=1e-3)
-    assert image.bits == 12
-    assert image.full_range == 4095.0 * elements.get("RescaleSlope", 1)
-    # MONOCHROME1 is the same picture, mirrored within its range.
-    inverse = decode(dicom(STORED, 12, PhotometricInterpretation="MONOCHROME1", **elements))
-    low = elements.get("RescaleIntercept", 0)
-    np.testing.assert_allclose(
-        inverse.pixels, 2 * low + image.full_range - image.pixels, rtol=1e-6, atol=1e-2
-    )
-
-
-def test_dicom_voi_lut():
-    item = pydicom.Dataset()
-    item.LUTDescriptor = [4096, 0, 10]
-    item.LUTData = (np.arange(4096) // 4).astype("<u2").tobytes()
-    data = dicom(STORED, 12, VOILUTSequence=[item])
-    image = decode(data)
-    np.testing.assert_array_equal(image.pixels, STORED // 4)
-    assert image.full_range == 1023.0
-
-
-def test_dicom_padding_becomes_the_darkest_value():
-    padded = np.where(np.arange(50) < 10, 4000, STORED % 3000 + 500).astype(np.uint16)
-    image = decode(dicom(padded, 12, PixelPaddingValue=4000))
-    assert image.pixels.max() < 3500
-    assert (image.pixels[:, :10] == image.pixels[:, 10:].min()).all()
-
-
-def test_dicom_keeps_what_describes_and_hides_what_identifies():
-    data = dicom(
-        STORED,
-        12,
-        PatientName="Doe^Jane",
-        PatientID="4711",
-        PatientSex="F",
-        PatientAge="063Y",
-        BodyPartExamined="KNEE",
-        StudyDate="20200101",
-        InstitutionName="Clinic",
-    )
-    image = decode(data)
-    assert image.patient == "4711"
-    assert image.metadata == {"sex": "F", "age": "63", "site": "KNEE"}
-
-
-@pytest.mark.parametrize(("age", "years"), [("006M", 0.5), ("052W", 0.996), ("010D", 0.0274), ("63", None)])
-def test_dicom_ages(age, years):
-    found = decode(dicom(STORED, 12, PatientAge=age)).metadata.get("age")
-    assert found is None if years is None else float(found) == pytest.approx(years, rel=1e-2)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (dicom(np.stack([STORED, STORED]), 12, NumberOfFrames=2), "multi-frame DICOM .2 frames."),
-        (dicom(STORED, 12)[:-100], "damaged"),
-        (dicom(STORED, 12, Rows=60000, Columns=60000), "over the limit"),
-        (
-            dicom(STORED, 12, PixelData=encapsulate([b"\xff\x4f\xff\x51bad"]), syntax=JPEG2000Lossless),
-            "damaged",
-        ),
-    ],
-)
-def test_unusable_dicom_says_why(data, reason):
-    with pytest.raises(DecodeError, match=reason):
-        decode(data)
-
-
-def test_dicom_without_pixels():
-    dataset = pydicom.dcmread(io.BytesIO(dicom(STORED, 12)))
-    del dataset.PixelData
-    stream = io.BytesIO()
-    dataset.save_as(stream)
-    with pytest.raises(DecodeError, match="without pixel data"):
-        decode(stream.getvalue())
-
-
-@pytest.mark.parametrize("name", ["RG3_J2KI", "vlut_04", "JPGLosslessP14SV1_1s_1f_8b"])
-def test_real_dicom_as_pydicom_reads_it(shared, name):
-    data = read_bytes(shared / "data/dicom" / f"{name}.dcm")
-    dataset = pydicom.dcmread(io.BytesIO(data))
-    shown = pydicoms_own(data)
-    image = decode(data)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shown = 2 ** int(dataset.BitsStored) - 1 - shown
-    np.testing.assert_allclose(image.pixels, shown, rtol=1e-6)
-    assert 0 < np.ptp(image.pixels) <= image.full_range
 
 
 DAMAGEABLE = {
