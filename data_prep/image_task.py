@@ -4,6 +4,7 @@ Called in worker processes; nothing in it knows about the others, so any runner 
 """
 
 import hashlib
+import hmac
 import json
 import os
 import zipfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
+from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, preprocess_native
 from osteojax.errors import UserError
 
@@ -29,6 +31,7 @@ class ImageTask:
       spec: what to do with it.
       limits: what is refused.
       cache: folder for finished images; a file and spec that are already there are not computed again.
+      secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
     """
 
     path: Path
@@ -36,6 +39,7 @@ class ImageTask:
     spec: PreprocessSpec
     limits: Limits
     cache: Path
+    secret: bytes = b"\0"
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Prepared:
       notes: of the decoder.
       metadata: acquisition metadata of the file itself.
       patient: pseudonym from the DICOM PatientID, or None.
+      anonymous: whether there is a PatientID that stands for anybody.
       quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
@@ -64,6 +69,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     patient: str | None = None
+    anonymous: bool = False
     quality: dict[str, float] | None = None
 
 
@@ -100,7 +106,7 @@ def load_image(cache: Path, key: str) -> np.ndarray:
 def content_hash(pixels: np.ndarray) -> str:
     """SHA-256 of float32 luminance and its shape: equal for equal pictures, whatever the file format."""
     digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels, "<f4").tobytes())
+    digest.update(np.ascontiguousarray(pixels, "<f4").data)
     return digest.hexdigest()
 
 
@@ -132,7 +138,8 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     if clean:
         quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits))
     height, width = radiograph.pixels.shape
-    patient = radiograph.patient and hashlib.sha256(radiograph.patient.encode()).hexdigest()
+    identified = header_id(radiograph.patient)
+    patient = identified and hmac.digest(task.secret, identified.encode(), "sha256").hex()
     result = Prepared(
         key=key,
         sha256=content_hash(radiograph.pixels),
@@ -144,6 +151,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         notes=radiograph.notes,
         metadata=dict(radiograph.metadata),
         patient=patient,
+        anonymous=bool(radiograph.patient) and identified is None,
         quality=quality,
     )
     _store(task.cache, result, done.image)

@@ -23,11 +23,12 @@ from data_prep.audit.audit import Audit, AuditRecord, audit_records
 from data_prep.decode import Limits
 from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
 from data_prep.manifest import Row, fingerprint, write_json, write_manifest, write_quarantine
+from data_prep.patients import assign_patients, patient_warnings
 from data_prep.preprocess import PreprocessSpec
 from data_prep.report import write_report
 from data_prep.shards import Example, write_shards
 from data_prep.source import SPLITS, Record, Rejected, Source, read_source
-from data_prep.split import assign_splits, missing_classes
+from data_prep.split import assign_splits, check_given_splits, missing_classes
 from data_prep.workers import WorkerDied, available_cores, run_tasks
 from osteojax.errors import UserError
 from osteojax.progress import progress
@@ -82,13 +83,20 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     _check_destination(source, out, _holds_dataset(out), config.overwrite)
     with _partial_folder(out) as partial:
         dataset = partial / "dataset"
-        root, images, rejected = _gather(source, spec, partial, config)
+        root, images, rejected, listed_warnings = _gather(source, spec, partial, config)
         found = _audit(images, root, partial / "cache", config)
         groups, audit = _groups(images, found), found.to_dict()
+        # Before copies are dropped: one given to test and one to train is a leak, not a duplicate.
+        check_given_splits(
+            [groups[image.record.file] for image in images],
+            [image.record.split for image in images],
+            [image.record.file for image in images],
+        )
         kept, dropped = _resolve_duplicates(images, config.conflicts, config.duplicates)
         rejected = sorted([*rejected, *dropped], key=lambda r: (r.file, r.reason))
         rows = _rows(kept, groups, _splits(kept, groups, config))
         warnings = [
+            *listed_warnings,
             *_source_warnings(images, config),
             *_audit_warnings(found),
             *_split_warnings(rows, config),
@@ -150,10 +158,10 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
     with _partial_folder(out) as partial:
         result = partial / "dataset"
         result.mkdir()
-        root, images, rejected = _gather(source, spec, partial, config)
+        root, images, rejected, listed_warnings = _gather(source, spec, partial, config)
         audited = _audit(images, root, partial / "cache", config)
         rows = _rows(images, _groups(images, audited), [""] * len(images))
-        warnings = [*_source_warnings(images, config), *_audit_warnings(audited)]
+        warnings = [*listed_warnings, *_source_warnings(images, config), *_audit_warnings(audited)]
         found = {**audited.to_dict(), "warnings": warnings}
         write_manifest(result / "manifest.csv", rows)
         write_quarantine(result / "quarantine.csv", rejected)
@@ -236,13 +244,13 @@ def _publish(dataset: Path, out: Path, partial: Path) -> None:
 
 def _gather(
     source: str | Path, spec: PreprocessSpec, partial: Path, config: ConfigDict
-) -> tuple[Path, list[_Image], list[Rejected]]:
-    """The source's folder, its images after their tasks, and what cannot be used, both sorted by file."""
+) -> tuple[Path, list[_Image], list[Rejected], tuple[str, ...]]:
+    """The source's folder, its images after their tasks, what cannot be used (both sorted by file), and warnings."""
     listed, clean = _read(source, partial, config)
     images, rejected = _process(listed, clean, spec, partial / "cache", config)
     total = len(listed.records) + len(listed.rejected)
     _check_quarantine(rejected, total, partial, config.quarantine.max_fraction)
-    return listed.root, images, rejected
+    return listed.root, images, rejected, listed.warnings
 
 
 def _read(source: str | Path, partial: Path, config: ConfigDict) -> tuple[Source, Mapping[str, Path]]:
@@ -308,22 +316,13 @@ def _process(
         for record, result in zip(listed.records, results, strict=True)
         if isinstance(result, Failed)
     ]
-    patients = _patient_ids(found)
+    patients = assign_patients(
+        [record.file for record, _ in found],
+        [record.patient_id for record, _ in found],
+        [result.patient for _, result in found],
+    )
     images = [_Image(record, result, patients[record.file]) for record, result in found]
     return images, sorted([*listed.rejected, *failed], key=lambda r: (r.file, r.reason))
-
-
-def _patient_ids(found: Sequence[tuple[Record, Prepared]]) -> dict[str, str]:
-    """File -> patient: as given, else a number for each DICOM PatientID, else the file itself."""
-    numbers: dict[str, str] = {}
-    result = {}
-    for record, prepared in found:
-        if record.patient_id is None and prepared.patient is not None:
-            number = numbers.setdefault(prepared.patient, f"dicom-{len(numbers) + 1:05d}")
-            result[record.file] = number
-        else:
-            result[record.file] = record.patient_id or record.file
-    return result
 
 
 def _check_quarantine(rejected: Sequence[Rejected], total: int, partial: Path, max_fraction: float) -> None:
@@ -448,16 +447,15 @@ def _rows(images: Sequence[_Image], groups: Mapping[str, str], splits: Sequence[
 
 def _source_warnings(images: Sequence[_Image], config: ConfigDict) -> list[str]:
     """What a reader of any result on this source must know."""
-    warnings = []
-    own = sum(image.patient_id == image.record.file for image in images)
-    if own:
-        warnings.append(
-            f"{own} of {len(images)} images have no patient_id: each counts as a patient of its own, so two "
-            "images of one person may be on both sides of the split"
-        )
+    warnings = patient_warnings({image.record.file: image.patient_id for image in images})
     from_header = sum(i.record.patient_id is None and i.patient_id != i.record.file for i in images)
     if from_header:
         warnings.append(f"the patients of {from_header} images are taken from the DICOM PatientID")
+    anonymous = sum(i.record.patient_id is None and i.prepared.anonymous for i in images)
+    if anonymous:
+        warnings.append(
+            f"the DICOM PatientID of {anonymous} images stands for anybody (such as ANONYMOUS): it was not used"
+        )
     labels = {image.record.label for image in images}
     return warnings + [f"class {name} has no image" for name in config.class_names if name not in labels]
 

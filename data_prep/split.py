@@ -78,7 +78,7 @@ def assign_splits(
         counts[group][classes.index(label)] += 1
     totals = sum(counts.values())
 
-    assigned = _given_splits(groups, given or [None] * len(groups), files or range(len(groups)))
+    assigned = check_given_splits(groups, given or [None] * len(groups), files or range(len(groups)))
     names += [name for name in sorted(set(assigned.values())) if name not in names]
     shares = np.array([fractions.get(name, 0.0) for name in names])
     missing = shares[:, None] * totals[None, :]  # (split, class): images still wanted
@@ -114,9 +114,19 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
         )
 
 
-def _given_splits(
+def check_given_splits(
     groups: Sequence[str], given: Sequence[str | None], files: Sequence[object]
 ) -> dict[str, str]:
+    """Group -> the split that its images are given.
+
+    Args:
+        groups: group of each image.
+        given: for each image the split that its source demands, or None.
+        files: what to call each image in an error.
+
+    Raises:
+        UserError: one group that is given two splits.
+    """
     first: dict[str, tuple[str, object]] = {}
     for group, name, file in zip(groups, given, files, strict=True):
         if name is None:
@@ -125,7 +135,7 @@ def _given_splits(
         if before != name:
             raise UserError(
                 f"the given splits leak: {before_file} ({before}) and {file} ({name}) belong to one group, "
-                "by patient or by identical pixels. Give them one split, or drop the split column"
+                "by patient, by identical pixels or as near copies. Give them one split, or drop the split column"
             )
     return {group: name for group, (name, _) in first.items()}
 

@@ -14,6 +14,10 @@ ALIASES = {"normal": "healthy"}
 def table(folder, text, name="labels.csv"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
+    # Files called by one letter, which most tables here list, exist.
+    for file in "abc":
+        for suffix in ("", ".png"):
+            (folder / f"{file}{suffix}").touch()
     return folder
 
 
@@ -165,3 +169,165 @@ def test_unreadable_table(tmp_path):
     (tmp_path / "labels.csv").chmod(0)
     with pytest.raises(UserError, match="cannot be read"):
         read_source(tmp_path, NAMES, ALIASES)
+
+
+def tree(folder, *files):
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    return folder
+
+
+def found(source):
+    return {r.file: (r.label, r.split) for r in source.records}
+
+
+@pytest.mark.parametrize(
+    ("given", "split"), [("train", "train"), ("Valid", "val"), ("TESTING", "test"), ("dev", "val")]
+)
+def test_folders_of_splits_are_given_splits_either_way_round(tmp_path, given, split):
+    tree(tmp_path, f"{given}/healthy/a.png", f"osteopenia/{given}/b.png", "osteoporosis/patient7/c.png")
+    assert found(read_source(tmp_path, NAMES, ALIASES)) == {
+        f"{given}/healthy/a.png": ("healthy", split),
+        f"osteopenia/{given}/b.png": ("osteopenia", split),
+        "osteoporosis/patient7/c.png": ("osteoporosis", None),
+    }
+
+
+def test_a_class_called_like_a_split_is_a_class(tmp_path):
+    tree(tmp_path, "test/a.png", "train/test/b.png", "control/c.png")
+    source = read_source(tmp_path, ("control", "test"), {})
+    assert found(source) == {
+        "test/a.png": ("test", None),
+        "train/test/b.png": ("test", "train"),
+        "control/c.png": ("control", None),
+    }
+
+
+def test_no_file_vanishes(tmp_path):
+    tree(
+        tmp_path,
+        *(
+            "healthy/a.png",
+            "loose.png",
+            "README.txt",
+            "train/loose.png",
+            "train/other/b.png",
+            "odd/healthy/c.png",
+        ),
+        *(
+            "@eaDir/healthy/a.png",
+            "healthy/@eaDir/a.png/thumb.jpg",
+            "__MACOSX/healthy/a.png",
+            "lost+found/x.png",
+        ),
+        *(
+            "healthy/._a.png",
+            "healthy/Thumbs.db",
+            "Icon\r",
+            ".ipynb_checkpoints/healthy/a.png",
+            "#recycle/healthy/a.png",
+        ),
+    )
+    source = read_source(tmp_path, NAMES, ALIASES)
+    assert list(found(source)) == ["healthy/a.png"]
+    assert set(reasons(source)) == {"loose.png", "train/loose.png", "train/other/b.png", "odd/healthy/c.png"}
+    assert "beside the class folders" in reasons(source)["loose.png"]
+    assert "'other'" in reasons(source)["train/other/b.png"]
+    assert source.warnings == ("1 files beside the class folders are no images, such as README.txt",)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_of_any_separator_encoding_and_line_end(tmp_path, separator, encoding, end):
+    tree(tmp_path, "a.png", "b.png")
+    rows = (
+        ("File ", "Label", "Patient ID", ""),
+        ("a.png", "Normal", "7", ""),
+        ("b.png", "osteopenia", "8", ""),
+    )
+    text = end.join(separator.join(row) for row in rows)
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    source = read_source(tmp_path, NAMES, ALIASES)
+    assert found(source) == {"a.png": ("healthy", None), "b.png": ("osteopenia", None)}
+    assert [r.patient_id for r in source.records] == ["7", "8"]
+    assert source.warnings == ("column 'Patient ID' of labels.csv is taken as patient_id",)
+
+
+def test_a_table_in_another_encoding_is_refused_in_words(tmp_path):
+    (tmp_path / "labels.csv").write_bytes("file,label\nm\u00fcller.png,normal\n".encode("latin-1"))
+    with pytest.raises(UserError, match="another encoding; save it as UTF-8"):
+        read_source(tmp_path, NAMES, ALIASES)
+
+
+def test_two_columns_that_could_be_the_file(tmp_path):
+    table(tmp_path, "filename,path,label\na,b,normal\n")
+    with pytest.raises(UserError, match="'filename', 'path' could each be the file"):
+        read_source(tmp_path, NAMES, ALIASES)
+
+
+def test_names_of_other_systems_find_their_files(tmp_path):
+    composed, decomposed = "M\u00fcller.png", "Mu\u0308ller.png"
+    tree(tmp_path, f"img/{decomposed}", "img/b.PNG", "img/c.png", "img/spare.png")
+    rows = (f"img\\{composed},normal", "IMG/B.png,normal", "img/c.jpg,normal", "img/nowhere.png,normal")
+    table(tmp_path, "file,label\n" + "\n".join(rows))
+    source = read_source(tmp_path, NAMES, ALIASES)
+    assert set(found(source)) == {f"img/{decomposed}", "img/b.PNG"}
+    assert reasons(source) == {
+        "img/c.jpg": "no such file; there is img/c.png",
+        "img/nowhere.png": "no such file",
+    }
+    assert any("in another case" in text and "IMG/B.png" in text for text in source.warnings)
+    assert any("files of the source are not in labels.csv" in text for text in source.warnings)
+
+
+def test_a_name_with_a_backslash_that_exists_is_that_file(tmp_path):
+    tree(tmp_path, "odd\\name.png", "odd/name.png")
+    table(tmp_path, "file,label\nodd\\name.png,normal\n")
+    assert list(found(read_source(tmp_path, NAMES, ALIASES))) == ["odd\\name.png"]
+
+
+@pytest.mark.parametrize("file", ["C:\\data\\x.png", "..\\x.png", "\\\\server\\x.png", "img\\..\\..\\x.png"])
+def test_windows_paths_stay_within_the_source_too(tmp_path, file):
+    table(tmp_path, f"file,label\n{file},normal\n")
+    assert reasons(read_source(tmp_path, NAMES, ALIASES)) == {file: "the path leaves the source folder"}
+
+
+@pytest.mark.parametrize("names", [(0, 1, 2), ("a", "a"), ("a", " A "), (), ("a", " "), (None, "a")])
+def test_class_names_that_are_none(tmp_path, names):
+    table(tmp_path, "file,label\na,a\n")
+    with pytest.raises(UserError, match="class_names"):
+        read_source(tmp_path, names, {})
+
+
+def case(shared, name):
+    return read_source(shared / "cases" / name / "src", NAMES, ALIASES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["50-csv-semicolons", "51-csv-backslashes", "52-csv-nfc-file-nfd", "53-csv-bom-crlf", "53b-csv-utf16"],
+)
+def test_shared_tables_are_read_whole(shared, name):
+    source = case(shared, name)
+    assert len(source.records) == 18 and not source.rejected
+
+
+def test_shared_sources_with_their_own_splits(shared):
+    for name in ("55-split-over-class", "55b-class-over-split"):
+        source = case(shared, name)
+        assert not source.rejected
+        for record in source.records:
+            assert record.split in record.file.lower()
+
+
+def test_shared_loose_files_have_a_row(shared):
+    source = case(shared, "57-loose-files")
+    assert len(source.records) == len(source.rejected) == 9
+
+
+def test_shared_ids(shared):
+    assert sum(r.patient_id is None for r in case(shared, "58-ids-nan").records) == 6
+    assert {r.patient_id for r in case(shared, "59b-ids-leading-zeros").records} >= {"00000", "00001"}
+    assert all(r.patient_id for r in case(shared, "65-id-column-named-otherwise").records)

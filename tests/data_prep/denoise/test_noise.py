@@ -185,3 +185,15 @@ def test_real_radiographs_with_known_noise_added(shared):
         assert estimate_sigma(clipped).sigma == pytest.approx(22, rel=0.03)
         assert "clipped" in estimate_sigma(clipped).codes
         assert 2 < estimate_sigma(ndimage.gaussian_filter(noisy, 0.7)).sigma < 8
+
+
+def test_a_very_large_image_is_estimated_from_bands_of_it(monkeypatch):
+    from data_prep.denoise import noise
+
+    rng = np.random.default_rng(0)
+    image = rng.normal(100, 5, (2048, 300)) + np.linspace(0, 200, 300)
+    whole = estimate_sigma(image)
+    monkeypatch.setattr(noise, "_SAMPLE_PIXELS", 300 * 512)
+    sampled = estimate_sigma(image)
+    assert sampled.sigma == pytest.approx(whole.sigma, rel=0.02) and sampled.sigma != whole.sigma
+    assert sampled.codes == whole.codes
