@@ -3,12 +3,13 @@
 Called in worker processes; nothing in it knows about the others, so any runner can call it.
 """
 
+import dataclasses
 import hashlib
 import hmac
 import json
+import logging
 import os
 import zipfile
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, preprocess_native
 from osteojax.errors import UserError
 
-_CACHE_VERSION = 1
+log = logging.getLogger(__name__)
+
+# Raised when the same file and spec give other pixels or other fields.
+_CACHE_VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ImageTask:
     """One file to prepare.
 
@@ -42,13 +46,15 @@ class ImageTask:
     secret: bytes = b"\0"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Prepared:
     """What became of it.
 
     Attributes:
       key: of the image in the cache; see `load_image`.
       sha256: of the decoded pixels and their shape, the identity of the content.
+      pixels_sha256: of the prepared image.
+      n_bytes: size of the file.
       width, height, bits: of the file.
       sigma: estimated noise in grey levels of a range of 255.
       warnings: of the noise estimate and of preprocessing, as codes.
@@ -61,19 +67,21 @@ class Prepared:
 
     key: str
     sha256: str
+    pixels_sha256: str
+    n_bytes: int
     width: int
     height: int
     bits: int
     sigma: float
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     patient: str | None = None
     anonymous: bool = False
     quality: dict[str, float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Failed:
     """Why a file cannot be used."""
 
@@ -93,8 +101,9 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
         raise
     except MemoryError:
         return Failed("needs more memory than there is")
-    except Exception as error:  # one odd image must not cost a run of days; too many stop it
-        return Failed(f"preprocessing failed: {type(error).__name__}: {error}")
+    except Exception:  # one odd image must not cost a run of days; too many stop it
+        log.exception("%s: preprocessing failed, a defect of the program", task.path)
+        return Failed("preprocessing it failed, which is a defect of the program: the log says more")
 
 
 def load_image(cache: Path, key: str) -> np.ndarray:
@@ -133,7 +142,7 @@ def denoising_quality(noisy: Radiograph, denoised: np.ndarray, clean: Radiograph
 
 def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     radiograph = decode(data, task.limits)
-    done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range)
+    done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range, radiograph.pixel_aspect)
     quality = None
     if clean:
         quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits))
@@ -143,6 +152,8 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     result = Prepared(
         key=key,
         sha256=content_hash(radiograph.pixels),
+        pixels_sha256=content_hash(done.image),
+        n_bytes=len(data),
         width=width,
         height=height,
         bits=radiograph.bits,
@@ -171,7 +182,7 @@ def _store(cache: Path, result: Prepared, image: np.ndarray) -> None:
     scratch = cache / f"{result.key}.{os.getpid()}.tmp"
     try:
         with scratch.open("wb") as stream:
-            np.savez_compressed(stream, image=image, result=np.array(json.dumps(asdict(result))))
+            np.savez_compressed(stream, image=image, result=np.array(json.dumps(dataclasses.asdict(result))))
         scratch.replace(cache / f"{result.key}.npz")
     except OSError as error:
         raise UserError(f"cannot write to {cache}: {error.strerror}") from None

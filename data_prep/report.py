@@ -14,6 +14,7 @@ from PIL import Image
 from data_prep.manifest import Row
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import SPLITS, Rejected
+from osteojax.files import write_atomically
 
 _THUMBNAILS_PER_CLASS = 4
 _THUMBNAIL_SIDE = 160
@@ -64,7 +65,7 @@ def write_report(
     ]
     head = f'<meta charset="utf-8"><title>Prepared radiographs</title><style>{_STYLE}</style>'
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_atomically(path, page)
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[object]], cell: str = "<td>") -> str:

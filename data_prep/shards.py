@@ -1,6 +1,7 @@
 """The prepared images as a TFDS data set of ArrayRecord shards, written without TensorFlow."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import itertools
@@ -8,12 +9,12 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 DATASET_NAME = "radiographs"
 VERSION = "1.0.0"
@@ -21,7 +22,7 @@ VERSION = "1.0.0"
 EXAMPLES_PER_SHARD = 256
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Example:
     """One record: identity and metadata now, pixels when they are written.
 
@@ -37,7 +38,7 @@ class Example:
     label: str
     patient_id: str
     group: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 _FIXED = ("image", "label", "id", "file", "patient_id", "group")
@@ -64,6 +65,21 @@ def _is_number(text: str) -> bool:
         return bool(np.isfinite(float(text)))
     except ValueError:
         return False
+
+
+class _OrderedWriter(tfds.core.writer.ExampleWriter):
+    """Writes the features of each example in the order of their names.
+
+    A protocol buffer's map has none, so that two equal runs would give files of other bytes.
+    """
+
+    def write(self, path: Any, examples: Any) -> Any:
+        """See `tfds.core.writer.ExampleWriter`."""
+        ordered = (
+            (key, tf_example_pb2.Example.FromString(record).SerializeToString(deterministic=True))
+            for key, record in examples
+        )
+        return super().write(path, ordered)
 
 
 class Radiographs(tfds.core.ShardBasedBuilder):
@@ -115,6 +131,9 @@ class Radiographs(tfds.core.ShardBasedBuilder):
             metadata=tfds.core.MetadataDict(self._description),
         )
 
+    def _example_writer(self) -> _OrderedWriter:
+        return _OrderedWriter(file_format=self.info.file_format)
+
     def _shard_iterators_per_split(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
@@ -126,8 +145,13 @@ class Radiographs(tfds.core.ShardBasedBuilder):
 
     def _generate_examples(self, examples: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
         for example in examples:
+            image = self._load_image(example)
+            if not np.isfinite(image).all():
+                raise ValueError(
+                    f"{example.file}: prepared pixels are not finite"
+                )  # a defect: never into a shard
             record = {
-                "image": self._load_image(example),
+                "image": image,
                 "label": example.label,
                 "id": example.id,
                 "file": example.file,

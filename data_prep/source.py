@@ -320,7 +320,8 @@ def _found_on_disk(
     """
     root = table.parent
     present = [file for file in _walk(root) if file != table.name]
-    exact, folded = set(present), {}
+    exact = set(present)
+    folded: dict[str, list[str]] = {}
     for key in (_composed, _fold):  # the looser of them fills in what the stricter left free
         for file in present:
             folded.setdefault(key(file), []).append(file)

@@ -76,7 +76,7 @@ def assign_splits(
     counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(classes)))
     for label, group in zip(labels, groups, strict=True):
         counts[group][classes.index(label)] += 1
-    totals = sum(counts.values())
+    totals = np.sum(list(counts.values()), axis=0)
 
     assigned = check_given_splits(groups, given or [None] * len(groups), files or range(len(groups)))
     names += [name for name in sorted(set(assigned.values())) if name not in names]

@@ -63,7 +63,7 @@ def _run_pool(
 ) -> Iterator[tuple[int, Any]]:
     """Runs until nothing waits or the pool breaks; then `suspects` holds the tasks that were in flight."""
     # Spawned, not forked: forking a process in which JAX, numba or BLAS threads run can deadlock.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
     in_flight: dict[Future, int] = {}
     try:
         while waiting or in_flight:
@@ -83,8 +83,8 @@ def _run_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Settles a new worker process."""
+def start_worker() -> None:
+    """Settles a new worker process: one thread, no Ctrl-C, and an end when its parent ends."""
     # A worker a core: libraries that start threads of their own would only get in each other's way.
     threadpool_limits(1)
     # Ctrl-C is the parent's to handle; a killed parent must not leave workers waiting for ever.
@@ -93,5 +93,7 @@ def _start_worker() -> None:
 
 
 def _die_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
     os._exit(1)

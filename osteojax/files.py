@@ -1,15 +1,55 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and tables that no spreadsheet runs."""
 
+import csv
+import io
 import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+# What a spreadsheet takes for the beginning of a formula, in their full width too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file in one step: a reader, or a crash, finds the old text or the new one, never a half."""
+    """Replaces the file in one step: a reader, or a crash, finds the old text or the new one, never a half.
+
+    Bytes of a name that are no UTF-8 are written as escapes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table, atomically, whose cells are all safe to open in a spreadsheet; see `csv_cell`."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in header])
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
+    write_atomically(path, stream.getvalue())
+
+
+def csv_cell(value: object) -> str:
+    """A value as text; one that a spreadsheet would run as a formula is led by an apostrophe, as OWASP advises.
+
+    Numbers stay what they are. `csv_text` takes the apostrophe away again.
+    """
+    text = "" if value is None else str(value)
+    if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text):
+        return "'" + text
+    return text
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` made the cell of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell

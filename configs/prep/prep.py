@@ -18,8 +18,10 @@ def get_config() -> ConfigDict:
     config.class_aliases = {"normal": "healthy"}
 
     config.denoise = ConfigDict()
-    config.denoise.backend = "numba"  # none, numba, jax, or package (the closed reference)
-    config.denoise.profile = "fast"  # fast, or np (the paper's parameters)
+    config.denoise.name = "bm3d"  # a denoiser of data_prep/denoise: bm3d, none
+    config.denoise.backend = "numba"  # what computes BM3D: numba, jax, or package (the closed reference)
+    config.denoise.profile = "fast"  # of BM3D: fast, or np (the paper's parameters)
+    config.denoise.settings = ConfigDict()  # of other denoisers: --config.denoise.settings="{'size': 3}"
     # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image.
     config.denoise.sigma = placeholder(float)
     # gaussian, or poisson for raw detector data: fitted to each image, its variance stabilised.
@@ -44,6 +46,9 @@ def get_config() -> ConfigDict:
     config.limits = ConfigDict({"max_pixels": 100_000_000, "max_bytes": 512 * 2**20, "min_side": 32})
     # DICOM modalities that are taken; "SC" lets secondary captures in.
     config.limits.modalities = ("CR", "DX", "DR", "RG", "XR", "RF", "PX", "IO", "MG")
+
+    # Names of files stand in manifest, shards and report as they are; "hash" puts a number of its own for each.
+    config.privacy = ConfigDict({"file_names": "keep"})
 
     config.workers = -1  # processes; -1: one a core, 0: none, all in this process
     config.overwrite = False  # replace a finished data set at --out

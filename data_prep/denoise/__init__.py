@@ -1,1 +1,5 @@
-"""Denoisers, and the estimates of noise that steer them."""
+"""Denoisers, one a file, and the estimates of noise that steer them."""
+
+from osteojax.registry import discover
+
+discover(__name__)

@@ -21,6 +21,7 @@ from data_prep.phantom.acquisition import Acquisition, draw_acquisition, expose
 from data_prep.phantom.anatomy import CLASS_NAMES, Patient, draw_patient
 from data_prep.phantom.config import PhantomConfig
 from data_prep.phantom.projection import project
+from data_prep.workers import start_worker
 from osteojax.errors import UserError
 
 # Middle of the range that an acquisition covers, in mm; the knee is rendered at that pixel size.
@@ -196,7 +197,9 @@ def write_phantom(out: Path, config: PhantomConfig) -> Path:
             written = [write(task) for task in tasks]
         else:
             # Spawned, not forked: the caller may hold threads of JAX.
-            with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(
+                config.workers, mp_context=get_context("spawn"), initializer=start_worker
+            ) as pool:
                 written = list(pool.map(write, tasks, chunksize=4))
         rows = [row for patient_rows in written for row in patient_rows]
         _write_table(folder / "labels.csv", _LABEL_FIELDS, [labels for labels, _ in rows])

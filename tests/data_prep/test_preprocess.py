@@ -6,14 +6,17 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter, median_filter
 
-from data_prep.decode import Limits
+from data_prep.decode import DecodeError, Limits
 from data_prep.denoise.bm3d import bm3d
+from data_prep.denoise.registry import DENOISERS, DenoiseSpec, denoiser
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_file, preprocess_native
 from osteojax.errors import UserError
 
 # Half a step of the rounding to multiples of 2**-12, and float32 on top.
 ROUNDING = 2.0**-13 + 1e-5
+BM3D = DenoiseSpec.of("bm3d", {})
 
 
 def radiograph(height=150, width=110):
@@ -78,9 +81,9 @@ def test_denoising_comes_before_resizing_at_the_given_sigma(monkeypatch):
         calls.append((image.shape, sigma, profile, backend))
         return image
 
-    monkeypatch.setattr("data_prep.preprocess.bm3d", recorded)
+    monkeypatch.setattr("data_prep.denoise.block_matching.bm3d", recorded)
     pixels = radiograph() * 257
-    spec = PreprocessSpec(denoise_backend="numba", denoise_profile="np", sigma=10.0, image_size=32)
+    spec = PreprocessSpec(denoise=DenoiseSpec.of("bm3d", {"profile": "np"}), sigma=10.0, image_size=32)
     preprocess(pixels, spec, 65535.0)
     assert calls == [((150, 110), pytest.approx(10.0 * 257), "np", "numba")]
     done = preprocess_native(pixels, dataclasses.replace(spec, sigma=None), 65535.0)
@@ -93,10 +96,10 @@ def test_denoised_pixels_are_bm3ds(backend):
     if backend == "package":  # an extra: closed, and not for every machine
         pytest.importorskip("bm3d")
     pixels = radiograph(64, 72)
-    spec = PreprocessSpec(denoise_backend=backend, sigma=5.0, image_size=32)
+    spec = PreprocessSpec(denoise=DenoiseSpec.of("bm3d", {"backend": backend}), sigma=5.0, image_size=32)
     done = preprocess_native(pixels, spec)
     np.testing.assert_array_equal(done.denoised, bm3d(pixels.astype(np.float32), 5.0, backend=backend))
-    plain = preprocess_native(pixels, dataclasses.replace(spec, denoise_backend="none"))
+    plain = preprocess_native(pixels, dataclasses.replace(spec, denoise=DenoiseSpec()))
     assert np.abs(done.denoised - plain.denoised).mean() > 1
 
 
@@ -107,17 +110,17 @@ def test_poisson_noise_is_denoised_better_with_its_model():
     noisy = rng.poisson(clean.clip(1)).astype(np.float32)
     error = {}
     for model in ("gaussian", "poisson"):
-        done = preprocess_native(noisy, PreprocessSpec(denoise_backend="numba", noise_model=model))
+        done = preprocess_native(noisy, PreprocessSpec(denoise=BM3D, noise_model=model))
         error[model] = np.abs(done.denoised - clean).mean()
         assert "not_poisson" not in done.warnings
     assert error["poisson"] < 0.9 * error["gaussian"]
     falling = clean + rng.normal(size=clean.shape) * (12 - 0.1 * clean)  # the brighter, the less noise
-    done = preprocess_native(falling, PreprocessSpec(denoise_backend="numba", noise_model="poisson"))
+    done = preprocess_native(falling, PreprocessSpec(denoise=BM3D, noise_model="poisson"))
     assert "not_poisson" in done.warnings
 
 
 def test_spec_travels_as_json():
-    spec = PreprocessSpec(denoise_backend="numba", sigma=12.5, image_size=128, aspect="letterbox")
+    spec = PreprocessSpec(denoise=BM3D, sigma=12.5, image_size=128, aspect="letterbox")
     assert PreprocessSpec.from_json(spec.to_json()) == spec
     assert PreprocessSpec.from_dict(spec.to_dict()) == spec
 
@@ -126,9 +129,9 @@ def test_spec_travels_as_json():
     ("text", "message"),
     [
         ("nonsense", "not JSON"),
-        ("[]", "has the fields"),
+        ("[]", "is a dictionary"),
         ('{"image_size": 224}', "has the fields"),
-        (PreprocessSpec().to_json().replace('"version": 1', '"version": 2'), "version is 2"),
+        (PreprocessSpec().to_json().replace('"version": 2', '"version": 3'), "version 2; got"),
     ],
 )
 def test_specs_of_other_releases_are_refused(text, message):
@@ -139,19 +142,99 @@ def test_specs_of_other_releases_are_refused(text, message):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"denoise_backend": "magic"},
-        {"denoise_profile": "slow"},
+        {"denoise": {"name": "magic", "settings": {}}},
+        {"denoise": {"name": "bm3d", "settings": {"profile": "slow"}}},
+        {"denoise": {"name": "bm3d", "settings": {"strength": 1}}},
+        {"denoise": {"name": "none", "settings": {"profile": "np"}}},
+        {"denoise": "bm3d"},
         {"noise_model": "pink"},
         {"aspect": "crop"},
         {"image_size": 4},
+        {"image_size": 224.0},
         {"sigma": -1.0},
         {"sigma": float("nan")},
         {"value_bits": 4},
     ],
 )
 def test_settings_are_checked_at_once(fields):
-    with pytest.raises(UserError, match="allowed"):
-        PreprocessSpec(**fields)
+    with pytest.raises(UserError, match=r"it must be|no denoiser 'magic'; there are|no config key"):
+        PreprocessSpec.from_dict({**PreprocessSpec().to_dict(), **fields})
+
+
+VERSION_1 = {
+    "denoise_backend": "numba",
+    "denoise_profile": "np",
+    "sigma": 12.5,
+    "noise_model": "gaussian",
+    "image_size": 128,
+    "aspect": "letterbox",
+    "value_bits": 12,
+    "version": 1,
+}
+
+
+def test_specs_of_version_1_mean_the_same():
+    settings = {"profile": "np", "backend": "numba"}
+    spec = PreprocessSpec(DenoiseSpec("bm3d", settings), 12.5, image_size=128, aspect="letterbox")
+    assert PreprocessSpec.from_dict(VERSION_1) == spec
+    # Where there was no denoising the profile meant nothing.
+    none = PreprocessSpec.from_dict(VERSION_1 | {"denoise_backend": "none"})
+    assert none.denoise == DenoiseSpec() == PreprocessSpec().denoise
+    with pytest.raises(UserError, match=r"denoise\.backend is 'abacus'"):
+        PreprocessSpec.from_dict(VERSION_1 | {"denoise_backend": "abacus"})
+    with pytest.raises(UserError, match="has the fields"):
+        PreprocessSpec.from_dict(VERSION_1 | {"strange": 1})
+
+
+def test_letterbox_undoes_pixels_that_are_not_square():
+    disc = np.hypot(*np.mgrid[-30:31, -30:31]) < 20
+    spec = PreprocessSpec(image_size=64, aspect="letterbox")
+    wide = preprocess(disc[:, ::2].astype(float), spec, pixel_aspect=0.5)[
+        ..., 0
+    ]  # pixels twice as wide as high
+    np.testing.assert_allclose(wide.mean(0), wide.mean(1), atol=0.03)
+    assert np.abs(preprocess(disc[:, ::2].astype(float), spec)[..., 0].mean(0) - wide.mean(0)).max() > 0.1
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_every_denoiser_keeps_shape_and_takes_noise_away_or_nothing(name):
+    pixels = radiograph(72, 64).astype(np.float32)
+    found = DenoiseSpec.of(name, {})(pixels, 5.0)
+    assert found.shape == pixels.shape and found.dtype == np.float32
+    clean = gaussian_filter(pixels, 2)
+    assert name == "none" or np.abs(found - clean).mean() < 0.7 * np.abs(pixels - clean).mean()
+
+
+def test_a_denoiser_is_one_registration():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        size: int = 3
+
+    with DENOISERS.temporary():
+
+        @denoiser("median", settings=Settings)
+        def median(pixels, sigma, settings):
+            return median_filter(pixels, settings.size)
+
+        spec = PreprocessSpec.from_dict(
+            {**PreprocessSpec().to_dict(), "denoise": {"name": "median", "settings": {"size": 5}}}
+        )
+        done = preprocess_native(radiograph(), spec)
+        np.testing.assert_array_equal(done.denoised, median_filter(radiograph().astype(np.float32), 5))
+    with pytest.raises(UserError, match="no denoiser 'median'; there are"):
+        PreprocessSpec.from_dict(spec.to_dict())
+
+
+@pytest.mark.parametrize("scale", [1e37, 3e38])
+@pytest.mark.parametrize("name", ["none", "bm3d"])
+def test_pixels_at_the_edge_of_single_precision_give_finite_images_or_a_reason(scale, name):
+    pixels = (radiograph(64, 64).astype(np.float64) / 127.5 - 1) * scale
+    try:
+        image = preprocess(pixels, PreprocessSpec(denoise=DenoiseSpec.of(name, {})))
+    except (DecodeError, UserError) as error:
+        assert "span more" in str(error) or "overflows" in str(error)
+    else:
+        assert np.isfinite(image).all() and image.max() == 1
 
 
 def test_a_file_is_preprocessed_as_its_pixels_are(tmp_path):

@@ -1,0 +1,28 @@
+"""BM3D (`data_prep.denoise.bm3d`) as a denoiser that preparation can choose."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from data_prep.denoise.bm3d import bm3d
+from data_prep.denoise.registry import denoiser
+
+
+@dataclasses.dataclass(frozen=True)
+class BM3DSettings:
+    """What can be set of BM3D.
+
+    Attributes:
+        profile: the paper's normal profile ("np"), or one that is several times faster ("fast").
+        backend: what computes it: "numba" on the CPU, "jax" on any of its devices, or "package", the closed reference.
+    """
+
+    profile: Literal["fast", "np"] = "fast"
+    backend: Literal["numba", "jax", "package"] = "numba"
+
+
+@denoiser("bm3d", settings=BM3DSettings, in_parent=lambda settings: settings.backend == "jax")
+def block_matching(pixels: np.ndarray, sigma: float, settings: BM3DSettings) -> np.ndarray:
+    """Dabov et al. 2007."""
+    return bm3d(pixels, sigma, profile=settings.profile, backend=settings.backend)

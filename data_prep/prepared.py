@@ -1,0 +1,72 @@
+"""Records after their tasks: what a prepared image is, and its row in the manifest."""
+
+import dataclasses
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_prep.image_task import Prepared
+from data_prep.manifest import Row
+from data_prep.source import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedImage:
+    """A record together with what its task found, and whose image it is."""
+
+    record: Record
+    prepared: Prepared
+    patient_id: str
+
+
+def make_rows(images: Sequence[PreparedImage], groups: Mapping[str, str], splits: Sequence[str]) -> list[Row]:
+    """The manifest's rows. The id is from the content, numbered where it is there several times.
+
+    Args:
+        images: in the order of their files.
+        groups: file -> group.
+        splits: of each image; "" where none was drawn.
+    """
+    copies: Counter[str] = Counter()
+    rows = []
+    for image, split in zip(images, splits, strict=True):
+        done = image.prepared
+        copies[done.sha256] += 1
+        suffix = f"-{copies[done.sha256]}" if copies[done.sha256] > 1 else ""
+        rows.append(
+            Row(
+                file=image.record.file,
+                label=image.record.label,
+                patient_id=image.patient_id,
+                group=groups[image.record.file],
+                split=split,
+                id=done.sha256[:16] + suffix,
+                sha256=done.sha256,
+                pixels=done.pixels_sha256,
+                width=done.width,
+                height=done.height,
+                bits=done.bits,
+                sigma=done.sigma,
+                noise_warnings=done.warnings,
+                notes=done.notes,
+                metadata={**done.metadata, **image.record.metadata},
+            )
+        )
+    return rows
+
+
+def denoising_summary(images: Sequence[PreparedImage]) -> dict[str, Any] | None:
+    """PSNR and SSIM of each image against its clean original and their means; None without originals."""
+    measured = {i.record.file: i.prepared.quality for i in images if i.prepared.quality}
+    if not measured:
+        return None
+    names = next(iter(measured.values()))
+    mean = {name: sum(q[name] for q in measured.values()) / len(measured) for name in names}
+    return {"images": len(measured), "mean": mean, "per_image": measured}
+
+
+def hidden_name(file: str, secret: bytes) -> str:
+    """A name for a file that tells nothing of its own and depends on the run's secret."""
+    return f"file-{hmac.digest(secret, file.encode('utf-8', 'surrogateescape'), hashlib.sha256).hex()[:16]}"

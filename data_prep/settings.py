@@ -1,0 +1,164 @@
+"""The preparation's config as typed sections, checked before anything is read or written."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from ml_collections import ConfigDict
+
+from data_prep.decode import Limits
+from data_prep.denoise.registry import DenoiseSpec
+from data_prep.phantom.config import PhantomConfig
+from data_prep.preprocess import PreprocessSpec
+from data_prep.source import class_lookup
+from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
+from osteojax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiseSection:
+    """`denoise.*`: the denoiser, and the settings that the shipped ones have in common.
+
+    Attributes:
+        name: a member of `data_prep.denoise.registry.DENOISERS`.
+        backend, profile: settings of BM3D. A backend "none" stands for the denoiser of that name.
+        settings: of other denoisers, by name.
+        sigma, noise_model: see `PreprocessSpec`.
+    """
+
+    name: str = "bm3d"
+    backend: str = "numba"
+    profile: str = "fast"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sigma: Annotated[float, NotNegative] | None = None
+    noise_model: Literal["gaussian", "poisson"] = "gaussian"
+
+    def spec(self) -> DenoiseSpec:
+        """The denoiser with all its settings.
+
+        Raises:
+            UserError: no such denoiser, or a setting that is not allowed.
+        """
+        if "none" in (self.name, self.backend):
+            return DenoiseSpec.of("none", self.settings)
+        of_bm3d = {"backend": self.backend, "profile": self.profile} if self.name == "bm3d" else {}
+        return DenoiseSpec.of(self.name, {**of_bm3d, **self.settings})
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSection:
+    """`split.*`: shares of the images."""
+
+    train: Annotated[float, Share] = 0.70
+    val: Annotated[float, Share] = 0.15
+    test: Annotated[float, Share] = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditSection:
+    """`audit.*`: what is looked for."""
+
+    near_duplicates: bool = True
+    shortcuts: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class QuarantineSection:
+    """`quarantine.*`."""
+
+    max_fraction: Annotated[float, Share] = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LimitsSection:
+    """`limits.*`: see `data_prep.decode.Limits`."""
+
+    max_pixels: Annotated[int, AtLeastOne] = Limits.max_pixels
+    max_bytes: Annotated[int, AtLeastOne] = Limits.max_bytes
+    min_side: Annotated[int, AtLeastOne] = Limits.min_side
+    modalities: tuple[str, ...] = Limits.modalities
+
+
+@dataclasses.dataclass(frozen=True)
+class PrivacySection:
+    """`privacy.*`.
+
+    Attributes:
+        file_names: "keep", or "hash" to have every output name a file by a number of its own.
+    """
+
+    file_names: Literal["keep", "hash"] = "keep"
+
+
+@dataclasses.dataclass(frozen=True)
+class PhantomSection:
+    """`phantom.*`: see `PhantomConfig`, which checks how they go together."""
+
+    n_patients: Annotated[int, AtLeastOne] = 150
+    images_per_patient: tuple[int, int] = (1, 3)
+    image_size: tuple[int, int] = (448, 448)
+    bit_depth: Literal[8, 16] = 8
+    quanta: Annotated[float, Positive] = 150.0
+    psnr_db: Annotated[float, Bound(low=10, high=60)] | None = None
+    class_balance: tuple[int, int, int] = (1200, 950, 870)
+    seed: Annotated[int, NotNegative] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareSettings:
+    """Everything that a preparation can be told; `configs/prep/prep.py` holds the meaning of each."""
+
+    seed: Annotated[int, NotNegative] = 0
+    class_names: tuple[str, ...] = ("healthy", "osteopenia", "osteoporosis")
+    class_aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    denoise: DenoiseSection = dataclasses.field(default_factory=DenoiseSection)
+    image_size: Annotated[int, Bound(low=8, high=4096)] = 224
+    aspect: Literal["squash", "letterbox"] = "squash"
+    split: SplitSection = dataclasses.field(default_factory=SplitSection)
+    conflicts: Literal["quarantine", "keep"] = "quarantine"
+    duplicates: Literal["drop", "keep"] = "drop"
+    audit: AuditSection = dataclasses.field(default_factory=AuditSection)
+    quarantine: QuarantineSection = dataclasses.field(default_factory=QuarantineSection)
+    limits: LimitsSection = dataclasses.field(default_factory=LimitsSection)
+    privacy: PrivacySection = dataclasses.field(default_factory=PrivacySection)
+    workers: Annotated[int, Bound(low=-1)] = -1
+    overwrite: bool = False
+    phantom: PhantomSection = dataclasses.field(default_factory=PhantomSection)
+
+    @property
+    def spec(self) -> PreprocessSpec:
+        """What determines the pixels."""
+        return PreprocessSpec(
+            denoise=self.denoise.spec(),
+            sigma=self.denoise.sigma,
+            noise_model=self.denoise.noise_model,
+            image_size=self.image_size,
+            aspect=self.aspect,
+        )
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Split -> share of the images."""
+        return dataclasses.asdict(self.split)
+
+    def phantom_config(self, workers: int) -> PhantomConfig:
+        """What the phantom consists of."""
+        return PhantomConfig(**{**vars(self.phantom), "workers": workers})
+
+
+def read_settings(config: ConfigDict) -> PrepareSettings:
+    """The settings of a preparation's config.
+
+    Raises:
+        UserError: an unknown key, a value that is not allowed, or values that do not go together.
+    """
+    settings = read(PrepareSettings, config)
+    class_lookup(settings.class_names, settings.class_aliases)
+    settings.spec  # noqa: B018  a denoiser that does not exist is told here
+    settings.phantom_config(1)
+    if abs(sum(settings.fractions.values()) - 1) > 1e-6 or not settings.split.train:
+        shown = ", ".join(f"split.{name}={value:g}" for name, value in settings.fractions.items())
+        raise UserError(
+            f"split fractions must lie in [0, 1], add up to 1, and give train a share; got {shown}"
+        )
+    return settings
