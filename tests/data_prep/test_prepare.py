@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 import subprocess
@@ -163,7 +164,7 @@ def test_contradictions_and_copies_are_left_out_and_explained(tmp_path):
     assert len(audit["exact_duplicates"]) == 2
     kept = prepare(source, tmp_path / "kept", settings(conflicts="keep", duplicates="keep"))
     assert kept.quarantined == 0
-    with pytest.raises(UserError, match="choose quarantine or keep"):
+    with pytest.raises(UserError, match="conflicts is 'ignore'; it must be one of 'quarantine', 'keep'"):
         prepare(source, tmp_path / "other", settings(conflicts="ignore"))
 
 
@@ -234,7 +235,7 @@ def test_a_name_that_is_no_text_is_quarantined(folders, tmp_path):
 
 
 def test_doubtful_noise_estimates_are_said_aloud(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.preprocess.bm3d", lambda image, sigma, **_: image)
+    monkeypatch.setattr("data_prep.denoise.block_matching.bm3d", lambda image, sigma, **_: image)
     rows, images = ordinary()
     source = labelled(tmp_path / "in", rows, images)
     for row in rows:  # blurred: the noise is correlated
@@ -259,31 +260,23 @@ def test_a_file_that_kills_its_worker_is_quarantined(tmp_path, monkeypatch):
 
 
 def test_a_defect_on_one_image_does_not_end_the_run(tmp_path, monkeypatch):
-    def sometimes(pixels, spec, full_range):
+    def sometimes(pixels, *arguments):
         if pixels[0, 0] == first:
             raise RuntimeError("boom")
-        return preprocess_native(pixels, spec, full_range)
+        return preprocess_native(pixels, *arguments)
 
     rows, images = ordinary()
     source = labelled(tmp_path / "in", rows, images)
     first = np.asarray(Image.open(source / "hy0.png"))[0, 0]
     monkeypatch.setattr("data_prep.image_task.preprocess_native", sometimes)
     prepare(source, tmp_path / "out", settings())
-    assert quarantined(tmp_path / "out")["hy0.png"] == "preprocessing failed: RuntimeError: boom"
+    reason = quarantined(tmp_path / "out")["hy0.png"]
+    assert "a defect of the program" in reason and "boom" not in reason
 
 
-def contents(out: Path) -> dict[str, object]:
-    """All files of a data set by name, with the examples of each split in place of the shards.
-
-    The bytes of a record differ from process to process: protobuf writes the fields of a map in any order.
-    """
-    files = {p.relative_to(out).as_posix(): p for p in out.rglob("*") if p.is_file()}
-    found = {name: path.read_bytes() for name, path in files.items() if ".array_record" not in name}
-    builder = tfds.builder_from_directory(str(out))
-    for split in builder.info.splits:
-        examples = list(builder.as_data_source(split))
-        found[split] = [{**e, "image": e["image"].tobytes(), "age": str(e.get("age"))} for e in examples]
-    return found
+def contents(out: Path) -> dict[str, bytes]:
+    """All files of a data set by name."""
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 
 
 def test_an_interrupted_run_leaves_nothing_whole_and_is_resumed(tmp_path, monkeypatch):
@@ -468,3 +461,178 @@ def test_real_knees_contradict_themselves(shared, tmp_path):
     assert {"normal/N15.jpg", "osteopenia/OP73.jpg"} in conflicts  # as the data's README says
     assert len(conflicts) <= 7
     assert sum(result.images.values()) + result.quarantined == 196
+
+
+def test_equal_runs_of_two_processes_are_equal_byte_by_byte(tmp_path):
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", rows, images)
+    flags = ["--config.denoise.name=none", "--config.image_size=32", "--config.audit.shortcuts=False"]
+    for name, workers, seed in (("a", "0", "1"), ("b", "2", "2")):
+        command = [
+            sys.executable,
+            "-m",
+            "osteojax",
+            "prep",
+            f"--source={source}",
+            f"--out={tmp_path / name}",
+            *flags,
+        ]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run(
+            [*command, f"--config.workers={workers}"], check=True, env=environment, capture_output=True
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_link_at_out_is_followed_not_replaced(tmp_path, folders):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    prepare(folders, tmp_path / "out", settings())
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "elsewhere/dataset_info.json").is_file()
+
+
+def test_a_mount_point_at_out_is_filled_not_replaced(tmp_path, folders, monkeypatch):
+    out = tmp_path / "mounted"
+    (out / "lost+found").mkdir(parents=True)
+    before = out.stat().st_ino
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == out)
+    prepare(folders, out, settings())
+    assert out.stat().st_ino == before and sorted(tfds.builder_from_directory(str(out)).info.splits)
+    assert not (out / ".partial").exists()
+    prepare(folders, out, settings(overwrite=True, seed=1))
+    assert out.stat().st_ino == before and (out / "dataset_info.json").is_file()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_after_it(tmp_path, folders):
+    out = tmp_path / "disk"
+    out.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", out], capture_output=True
+    ).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        with pytest.raises(UserError, match="no space is left"):
+            prepare(folders, out, settings(image_size=64))
+        assert not (out / "dataset_info.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=20m", out], check=True)
+        prepare(folders, out, settings(image_size=64))
+        assert (out / "dataset_info.json").is_file() and (out / "manifest.csv").is_file()
+    finally:
+        subprocess.run(["umount", out], check=True)
+
+
+def test_a_file_that_goes_during_the_run_is_quarantined(tmp_path, folders, monkeypatch):
+    read = image_task.read_bytes
+
+    def going(path, limits):
+        if path.name == "3.png" and "Normal" in str(path):
+            path.unlink(missing_ok=True)
+        return read(path, limits)
+
+    monkeypatch.setattr("data_prep.image_task.read_bytes", going)
+    prepare(folders, tmp_path / "out", settings())
+    assert quarantined(tmp_path / "out") == {"Normal/3.png": "no such file"}
+    monkeypatch.setattr("data_prep.image_task.read_bytes", read)
+    done = image_task.prepare_image
+
+    def then_gone(task):
+        result = done(task)
+        task.path.unlink(missing_ok=True)
+        return result
+
+    monkeypatch.setattr("data_prep.prepare.prepare_image", then_gone)
+    assert prepare(folders, tmp_path / "again", settings()).images["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": -5}, "workers is -5; it must be a whole number at least -1"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"split__train": 2.0}, r"split\.train is 2\.0"),
+        ({"split__train": 0.5}, "add up to 1"),
+        ({"quarantine__max_fraction": 3.0}, r"quarantine\.max_fraction"),
+        ({"limits__max_pixels": -1}, r"limits\.max_pixels"),
+        ({"aspect": "stretch"}, "aspect is 'stretch'; it must be one of 'squash', 'letterbox'"),
+        ({"denoise__backend": "abacus"}, r"denoise\.backend is 'abacus'"),
+        ({"denoise__name": "magic"}, "no denoiser 'magic'; there are"),
+        ({"class_names": (0, 1, 2)}, r"class_names\[0\] is 0; it must be text"),
+        ({"duplicates": None}, "duplicates is None"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_written(tmp_path, folders, changes, message):
+    changes = {"denoise__backend": "numba", **changes}
+    with pytest.raises(UserError, match=message):
+        prepare(folders, tmp_path / "out", settings(**changes))
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_cells_and_names_that_are_formulas_are_neutralised(tmp_path):
+    rows, images = ordinary()
+    images["=cmd.png"] = 5000
+    rows.append({**rows[0], "file": "=cmd.png", "patient_id": "@SUM(1)"})
+    source = labelled(tmp_path / "in", rows, images)
+    (source / "-x.png").write_bytes(b"no image")
+    with (source / "labels.csv").open("a", newline="") as stream:
+        csv.writer(stream).writerow(["-x.png", "healthy", *[""] * (len(rows[0]) - 2)])
+    prepare(source, tmp_path / "out", settings())
+    files = {row["file"]: row for row in read_csv(tmp_path / "out/manifest.csv")}
+    assert "'=cmd.png" in files and files["'=cmd.png"]["patient_id"] == "'@SUM(1)"
+    assert list(quarantined(tmp_path / "out")) == ["'-x.png"]
+
+
+def test_names_of_files_can_be_left_out_of_everything(tmp_path):
+    rows, images = ordinary()
+    source = labelled(tmp_path / "in", [], {})
+    renamed = {f"DOE^JANE_1.2.840.113619.2.5.{i}.png": seed for i, seed in enumerate(images.values())}
+    rows = [{**row, "file": name} for row, name in zip(rows, renamed, strict=True)]
+    source = labelled(tmp_path / "in2", rows, renamed)
+    kept = prepare(source, tmp_path / "kept", settings())
+    assert any("look like UIDs" in text for text in kept.warnings)
+    hidden = prepare(source, tmp_path / "hidden", settings(privacy__file_names="hash"))
+    assert not any("look like UIDs" in text for text in hidden.warnings)
+    for path in (p for p in (tmp_path / "hidden").rglob("*") if p.is_file()):
+        assert b"DOE^JANE" not in path.read_bytes() and b"1.2.840" not in path.read_bytes(), path
+    assert kept.images == hidden.images
+
+
+def test_the_cache_does_not_tell_whose_images_it_holds(tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    for i in range(12):
+        folder = source / CLASSES[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = np.random.default_rng(i).integers(0, 4096, (40, 50), dtype=np.uint16)
+        (folder / f"{i}.dcm").write_bytes(dicom(stored, 12, PatientID=f"DOE{i}", PatientName="Doe^Jane"))
+    monkeypatch.setattr(
+        "data_prep.prepare.write_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", settings())
+    partial = tmp_path / "out.partial"
+    assert (partial / "secret").stat().st_mode & 0o777 == 0o600
+    for entry in (partial / "cache").glob("*.npz"):
+        with np.load(entry) as stored:
+            text = str(stored["result"])
+        assert "DOE" not in text and "Jane" not in text
+        for i in range(12):
+            assert hashlib.sha256(f"DOE{i}".encode()).hexdigest() not in text
+
+
+def test_a_phantoms_workers_end_with_their_parent(tmp_path):
+    command = [
+        *(sys.executable, "-m", "osteojax", "prep", "--source=phantom", f"--out={tmp_path / 'out'}"),
+        *("--config.phantom.n_patients=200", "--config.workers=2"),
+    ]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = psutil.Process(parent.pid)
+    deadline = time.monotonic() + 60
+    while len(children := process.children(recursive=True)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.5)  # the workers have started what makes them end
+    parent.kill()
+    parent.wait()
+    assert children
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
