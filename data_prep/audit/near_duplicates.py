@@ -45,8 +45,8 @@ class NearDuplicate:
     Attributes:
       part: index of the image that is the whole copy or the crop.
       whole: index of the image that it was cut from.
-      box: (top, left, height, width) of the crop in units of the sides of `whole`, mirrored first if
-      `mirrored`.
+      box: (top, left, height, width) of the crop in units of the sides of `whole`, mirrored first
+        if `mirrored`.
       mirrored: whether left and right are swapped.
       correlation: normalised cross-correlation of the fine detail after alignment, -1 to 1.
     """
@@ -87,8 +87,8 @@ def find_near_duplicates(
       same: pairs that are known to belong together and need not be looked at.
       candidate: smallest coarse correlation of a pair that is looked at closely.
       neighbours: how many candidates of an image are looked at, the most alike first.
-      accept: smallest fine correlation of a pair that counts as a copy; docs/data_audit.md has the
-      measurement.
+      accept: smallest fine correlation of a pair that counts as a copy; docs/data_audit.md has
+        the measurement.
 
     Returns:
       The pairs found, sorted by index. Pairs that are connected through others already are left out: the list

@@ -248,8 +248,7 @@ def denoise_poisson_gaussian(
 
     Raises:
       UserError: parameters that are no noise model, an image that is not two-dimensional or not finite, or
-      one
-        that `fit_noise_model` cannot read.
+        one that `fit_noise_model` cannot read.
     """
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():

@@ -24,6 +24,7 @@ from osteojax.models.network import Network
 from osteojax.progress import print_table
 from osteojax.run.checkpoint import Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.run.inference import split_logits
+from osteojax.run.preparation import check_same_preparation
 from osteojax.train.step import make_eval_step
 
 log = logging.getLogger(__name__)
@@ -111,32 +112,6 @@ def choose_step(checkpoints: Checkpoints, step: str) -> int:
     if not step.isdigit() or int(step) not in present:
         raise UserError(f"no checkpoint {step!r}; there are best, last, {', '.join(map(str, present))}")
     return int(step)
-
-
-def check_same_preparation(record: dict[str, Any], dataset: PreparedDataset) -> None:
-    """Refuses pixels that were made otherwise than those the network learned from.
-
-    Raises:
-        UserError: preprocessing or class names differ.
-    """
-    if list(dataset.class_names) != record["class_names"]:
-        raise UserError(
-            f"{dataset.directory} has classes {list(dataset.class_names)}, the checkpoint {record['class_names']}"
-        )
-    then, now = record["preprocessing"], dataset.preprocessing
-    changed = [
-        f"{k}: {then.get(k)!r} -> {now.get(k)!r}" for k in sorted(then | now) if then.get(k) != now.get(k)
-    ]
-    if changed:
-        raise UserError(
-            f"{dataset.directory} was prepared otherwise than the training data ({'; '.join(changed)}); "
-            "prepare it again with the config of the training data"
-        )
-    if dataset.fingerprint != record["dataset_fingerprint"]:
-        log.warning(
-            "%s is not the dataset of the training run; make sure that no patient is in both",
-            dataset.directory,
-        )
 
 
 def text(value: Any) -> str:

@@ -10,7 +10,7 @@ from flax import nnx
 from osteojax.models.backbone import Backbone, PoolHead
 from osteojax.models.layers.convolution import Conv, ConvBN, LayerOptions
 from osteojax.models.layers.pool import avg_pool2
-from osteojax.models.resnet import Stem
+from osteojax.models.stem import Stem
 
 GROWTH = 32
 BOTTLENECK = 4 * GROWTH

@@ -6,6 +6,7 @@ stopping, and a checksum of every array. Orbax writes in the background and comm
 save never looks like a checkpoint; but it does not notice a bit that flipped on disk. The checksums do.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,8 +54,14 @@ def _local_checksum(x: jax.Array) -> np.uint32:
 
 
 def is_better(mode: str, value: float, best: float | None) -> bool:
-    """Whether `value` beats `best` where `mode` is "max" or "min"; anything beats None."""
-    return best is None or (value > best if mode == "max" else value < best)
+    """Whether `value` beats `best` where `mode` is "max" or "min"; every number beats None, NaN beats nothing."""
+    if math.isnan(value):
+        return False
+    return best is None or math.isnan(best) or (value > best if mode == "max" else value < best)
+
+
+def _ranked(value: float) -> float:
+    return -math.inf if math.isnan(value) else value  # NaN last
 
 
 class Checkpoints:
@@ -76,14 +83,14 @@ class Checkpoints:
         sign = 1 if mode == "max" else -1
         best = preservation_policy.BestN(
             # Of equals the earliest, as `is_better` has it.
-            get_metric_fn=lambda metrics: (sign * metrics[metric], -metrics["step"]),
+            get_metric_fn=lambda metrics: (_ranked(sign * metrics[metric]), -metrics["step"]),
             n=1,
             keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: sign * metrics[metric],  # without it Orbax stores no metrics
+                best_fn=lambda metrics: _ranked(sign * metrics[metric]),  # without it Orbax stores no metrics
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [preservation_policy.LatestN(n=keep), best]
                 ),

@@ -40,6 +40,10 @@ from osteojax.train.step import Recipe, make_eval_step, make_train_step
 log = logging.getLogger(__name__)
 
 
+# Settings that change no result: they may differ between the starts of a run.
+_WITHOUT_EFFECT = {"data.dir", "data.threads", "log_every", "checkpoint.keep", "eval.batch_size"}
+
+
 class Diverged(UserError):
     """The loss is no longer a number."""
 
@@ -213,9 +217,9 @@ def claim_workdir(
     current = ml_collections.ConfigDict(config.to_dict() | {"dataset_fingerprint": dataset.fingerprint})
     if stored is not None and not force:
         changed = [
-            d
-            for d in configs.differences(configs.from_json(stored), current)
-            if not d.startswith("data.dir:")
+            f"{key}: {change}"
+            for key, change in configs.differences(configs.from_json(stored), current).items()
+            if key not in _WITHOUT_EFFECT
         ]
         if changed:
             raise UserError(

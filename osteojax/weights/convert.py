@@ -14,7 +14,8 @@ def convert(weights: str | Path, arch: str, out: str | Path) -> dict[str, Any]:
     """Writes `out`, a safetensors file in our names and layout with its provenance in the metadata.
 
     Args:
-        weights, arch: as in `load`.
+        weights: as in `load`.
+        arch: as in `load`.
         out: the file to write, ending in `.safetensors`; its directory is made.
 
     Returns:

@@ -12,7 +12,8 @@ from data_prep.shards import Example, write_shards
 from osteojax import config as configs
 from osteojax.models import registry
 from osteojax.models.backbone import Backbone, PoolHead, Stage
-from osteojax.models.resnet import BasicBlock, Stem
+from osteojax.models.resnet import BasicBlock
+from osteojax.models.stem import Stem
 
 
 def tiny(*, arch, num_classes, in_channels, mean, std, options, rngs):

@@ -53,8 +53,9 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
     """Both stages of BM3D on an image whose noise has standard deviation 1.
 
     Args:
-        z: float32 (height, width), C-contiguous, finite; the sides are 8 plus multiples of both stages'
-        steps. profile: the parameters.
+        z: float32 (height, width), C-contiguous, finite; the sides are 8 plus multiples of both
+            stages' steps.
+        profile: the parameters.
 
     Returns:
         float32 (height, width), the final estimate.

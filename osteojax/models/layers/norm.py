@@ -97,7 +97,8 @@ class BatchNorm(nnx.Module):
         """Normalisation by a batch's statistics as factor and offset, which also enter the running ones.
 
         Args:
-            mean, var: (groups, C) float32, the biased variance.
+            mean: (groups, C) float32.
+            var: (groups, C) float32, the biased variance.
             count: (groups, 1) float32, how many values they are of.
 
         Returns:

@@ -24,7 +24,8 @@ def affine_conv(x: Array, kernel: Array, factor: Array, offset: Array) -> Array:
     Args:
         x: (B, H, W, K).
         kernel: (K, C) float32; the products are taken in the dtype of `x`, the sums in float32.
-        factor, offset: (C,) float32.
+        factor: (C,) float32.
+        offset: (C,) float32.
 
     Returns:
         (B, H, W, C) in the dtype of `x`.

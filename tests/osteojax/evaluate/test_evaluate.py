@@ -109,9 +109,9 @@ def test_a_dataset_prepared_otherwise_is_refused(workdir, prepared, tmp_path):
     other = tmp_path / "data"
     shutil.copytree(prepared, other)
     metadata = json.loads((other / "metadata.json").read_text())
-    metadata["preprocessing"]["denoise_backend"] = "numba"
+    metadata["preprocessing"]["aspect"] = "letterbox"
     (other / "metadata.json").write_text(json.dumps(metadata))
-    with pytest.raises(UserError, match=r"prepared otherwise.*denoise_backend: 'none' -> 'numba'"):
+    with pytest.raises(UserError, match=r"prepared otherwise.*aspect: 'squash' -> 'letterbox'"):
         evaluate_run(workdir, data_dir=str(other))
 
 

@@ -10,7 +10,7 @@ from osteojax.models.layers import pointwise
 from osteojax.models.layers.convolution import ConvBN, LayerOptions
 from osteojax.models.layers.norm import BatchNorm
 from osteojax.models.layers.pool import max_pool
-from osteojax.models.resnet import Stem
+from osteojax.models.stem import Stem
 
 MASK = np.array([1, 1, 0, 1, 1, 1], np.float32)
 

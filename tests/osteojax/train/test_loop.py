@@ -20,7 +20,8 @@ import small
 from osteojax.cli.train import EXIT_PREEMPTED
 from osteojax.errors import UserError
 from osteojax.models.network import Network
-from osteojax.run.checkpoint import Checkpoints
+from osteojax.run.best import BestSoFar
+from osteojax.run.checkpoint import Checkpoints, is_better
 from osteojax.train import loop as engine
 from osteojax.train.initialise import build
 from osteojax.train.loop import train
@@ -481,3 +482,13 @@ def test_a_host_that_does_not_come_is_named(prepared, tmp_path):
         **command(file, tmp_path / "run", *flags), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and "process 1" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_nan_is_never_the_best():
+    nan = float("nan")
+    assert not is_better("max", nan, None) and not is_better("min", nan, 1.0)
+    assert is_better("max", 0.1, None) and is_better("min", 5.0, nan)
+    best = BestSoFar("accuracy", "max", 0)
+    for step, value in ((1, nan), (2, 0.5), (3, nan), (4, 0.4)):
+        best.update(step, {"accuracy": value})
+    assert (best.best_step, best.best_value) == (2, 0.5)
