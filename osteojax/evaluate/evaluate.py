@@ -49,8 +49,8 @@ def evaluate_run(
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"no checkpoints in {workdir}; give the --workdir of a training run")
     checkpoints = Checkpoints(workdir / "checkpoints")
-    number = choose_step(checkpoints, step)
     try:
+        number, best = choose_step(checkpoints, step), checkpoints.best_step()
         record = checkpoints.record(number)
         config = configs.from_json(record["config"])
         dataset = PreparedDataset.open(data_dir or config.data.dir)
@@ -91,11 +91,22 @@ def evaluate_run(
         "origin": record["origin"],
     }
     if jax.process_index() == 0:
-        out = workdir / "eval" / split
+        out = workdir / "eval" / folder_name(split, number, best, dataset, record)
         write_atomically(out / "predictions.csv", predictions_csv(examples, logits, record["class_names"]))
         draw_figures(out, logits, labels, metrics, record["class_names"])
         write_atomically(out / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def folder_name(split: str, step: int, best: int, dataset: PreparedDataset, record: dict[str, Any]) -> str:
+    """Where an evaluation is kept: the split's name for the best checkpoint on the run's own dataset, and with the step
+    and the dataset's fingerprint where they are others, so that no result is overwritten by another."""
+    parts = [split]
+    if step != best:
+        parts.append(f"step-{step}")
+    if dataset.fingerprint != record["dataset_fingerprint"]:
+        parts.append(f"data-{dataset.fingerprint[:8]}")
+    return "@".join(parts)
 
 
 def choose_step(checkpoints: Checkpoints, step: str) -> int:

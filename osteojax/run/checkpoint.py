@@ -6,6 +6,7 @@ stopping, and a checksum of every array. Orbax writes in the background and comm
 save never looks like a checkpoint; but it does not notice a bit that flipped on disk. The checksums do.
 """
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from osteojax.errors import UserError
 from osteojax.run.state import TrainState
 
+log = logging.getLogger(__name__)
+
 ARRAYS = ("params", "batch_stats", "ema", "opt_state")
 
 
@@ -28,29 +31,45 @@ class DamagedCheckpoint(Exception):
     """A checkpoint whose arrays are not the ones that were saved."""
 
 
-def checksums(tree: Any) -> dict[str, int]:
-    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices and hosts."""
+def checksums(tree: Any, *, mixed: bool = True) -> dict[str, int]:
+    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices and hosts.
+
+    Args:
+        tree: of arrays.
+        mixed: False for the sums of earlier releases, which did not notice an even number of flipped signs.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = np.asarray([_local_checksum(x) for _, x in leaves], np.uint32)
+    sums = np.asarray([_local_checksum(x, mixed=mixed) for _, x in leaves], np.uint32)
     if jax.process_count() > 1:
         sums = multihost_utils.process_allgather(sums).sum(0, dtype=np.uint32)
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
 
 
-def _local_checksum(x: jax.Array) -> np.uint32:
-    """The part of an array's checksum that this process holds: the sum over its elements of bits x odd weight.
+def _local_checksum(x: jax.Array, *, mixed: bool) -> np.uint32:
+    """The part of an array's checksum that this process holds: the sum over its elements of bits mixed with place.
 
-    As the weight is odd, a single flipped bit changes the sum, wherever it is. As it depends on the element's place
-    in the whole array, and the sum is one of integers, the layout over devices does not matter.
+    As it depends on the element's place in the whole array, and the sum is one of integers, the layout over devices
+    does not matter. Before they are added, an element's bits are mixed so that each of them moves about half of the
+    sum's (the finaliser of MurmurHash3): in a plain weighted sum two flipped signs cancel.
     """
     total = np.uint32(0)
     for shard in x.addressable_shards:
         if shard.replica_id == 0:
             place = np.arange(x.size, dtype=np.uint32).reshape(x.shape)[shard.index]
             bits = np.ascontiguousarray(shard.data).view(f"u{x.dtype.itemsize}").astype(np.uint32)
-            part = np.sum(bits.reshape(place.shape) * (2 * place + np.uint32(1)), dtype=np.uint32)
-            total = np.add(total, part, dtype=np.uint32)
+            weight = 2 * place + np.uint32(1)
+            bits = bits.reshape(place.shape)
+            terms = _mix(bits ^ _mix(weight)) if mixed else bits * weight
+            total = np.add(total, np.sum(terms, dtype=np.uint32), dtype=np.uint32)
     return total
+
+
+def _mix(bits: np.ndarray) -> np.ndarray:
+    bits = bits ^ (bits >> np.uint32(16))
+    bits = bits * np.uint32(0x85EBCA6B)
+    bits = bits ^ (bits >> np.uint32(13))
+    bits = bits * np.uint32(0xC2B2AE35)
+    return bits ^ (bits >> np.uint32(16))
 
 
 def is_better(mode: str, value: float, best: float | None) -> bool:
@@ -111,6 +130,7 @@ class Checkpoints:
             **record,
             "step": int(state.step),
             "checksums": {name: checksums(tree) for name, tree in arrays.items()},
+            "checksums_mixed": True,
         }
         self._manager.save(
             record["step"],
@@ -137,7 +157,11 @@ class Checkpoints:
         """
         best = None
         for step in self.steps():
-            ranking = self.record(step)["best"]
+            try:
+                ranking = self.record(step)["best"]
+            except DamagedCheckpoint as error:  # the others are good all the same
+                log.warning("%s; it is passed over", error)
+                continue
             if ranking["step"] == step and is_better(ranking["mode"], ranking["value"], best and best[1]):
                 best = (step, ranking["value"])
         if best is None:
@@ -178,7 +202,8 @@ class Checkpoints:
         restored = self._read(step, **{name: ocp.args.StandardRestore(tree) for name, tree in held.items()})
         arrays = {name: restored[name] if name in held else tree for name, tree in like.items()}
         for name in held:
-            if checksums(arrays[name]) != record["checksums"][name]:
+            mixed = record.get("checksums_mixed", False)
+            if checksums(arrays[name], mixed=mixed) != record["checksums"][name]:
                 raise DamagedCheckpoint(
                     f"checkpoint {self._directory}/{step}: the arrays of {name!r} are not those that were saved"
                 )

@@ -166,3 +166,27 @@ def test_the_average_is_what_is_evaluated_where_one_is_kept(prepared, tmp_path):
     expected = softmax(np.asarray(network.eval_function()(params, stats, images)), axis=-1)
     found = [[float(row[f"p_{name}"]) for name in small.CLASSES] for row in rows_of(tmp_path)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_another_step_does_not_overwrite_the_best_ones_result(workdir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    evaluate_run(copy)
+    kept = (copy / "eval/test/metrics.json").read_bytes()
+    steps = sorted(int(p.name) for p in (copy / "checkpoints").iterdir() if p.name.isdigit())
+    best = json.loads(kept)["checkpoint_step"]
+    other = next(step for step in steps if step != best)
+    assert evaluate_run(copy, step=str(other))["checkpoint_step"] == other
+    assert (copy / "eval/test/metrics.json").read_bytes() == kept
+    assert json.loads((copy / f"eval/test@step-{other}/metrics.json").read_text())["checkpoint_step"] == other
+
+
+def test_a_damaged_checkpoint_that_is_not_the_best_does_not_matter(workdir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    best = evaluate_run(copy)["checkpoint_step"]
+    other = next(p for p in (copy / "checkpoints").iterdir() if p.name.isdigit() and int(p.name) != best)
+    for file in (other / "record").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert evaluate_run(copy)["checkpoint_step"] == best

@@ -133,6 +133,11 @@ def test_checksums_do_not_depend_on_the_layout_and_see_one_bit():
         flipped = x.copy()
         flipped.view(np.uint32).ravel()[place] ^= np.uint32(1 << bit)
         assert checksums({"x": jnp.asarray(flipped)}) != expected
+    # All signs, or those of two elements: their bits cancel in a plain sum.
+    two = x.copy()
+    two.ravel()[:2] *= -1
+    for negated in (-x, two):
+        assert checksums({"x": jnp.asarray(negated)}) != expected
 
 
 def test_large_arrays_are_split_and_small_ones_are_not():
