@@ -39,13 +39,12 @@ def jax_step(mode, batch, threads):
     from osteojax import models
     from osteojax.devices.mesh import make_mesh
     from osteojax.models.network import Network
-    from osteojax.train import parameter_groups as groups
-    from osteojax.train.loop import compile_step
-    from osteojax.train.optimizer import make_schedule
-    from osteojax.train.step import Recipe, make_eval_step
+    from osteojax.train.experiment import read_experiment
+    from osteojax.train.step import Recipe, compile_step
 
     config = configs.load("configs/train/paper_resnet50.py")
-    network = Network(model := models.create("resnet50", rngs=nnx.Rngs(0)))
+    config.preset = {"full": "all", "forward": "all"}.get(mode, mode)
+    network = Network(models.create("resnet50", rngs=nnx.Rngs(0)))
     params, stats = network.init()
     rng = np.random.default_rng(0)
     data = {
@@ -55,11 +54,9 @@ def jax_step(mode, batch, threads):
     }
     data = jax.device_put(data)
     if mode == "forward":
-        forward = jax.jit(make_eval_step(network)).lower(params, stats, data["image"]).compile()
+        forward = jax.jit(network.eval_function()).lower(params, stats, data["image"]).compile()
         return lambda: forward(params, stats, data["image"]).block_until_ready()
-    group = groups.preset({"full": "all"}.get(mode, mode), models.stages(model))
-    labels = groups.assign(group, params)
-    recipe = Recipe(network, group, labels, make_schedule(config.optimizer, 1000), config, (1.0,) * 3)
+    recipe = Recipe.of(read_experiment(config), network, 1000, (1.0,) * 3)
     state = jax.jit(recipe.init_state)(params, stats)
     compiled, _ = compile_step(recipe, 0, state, data, make_mesh())
 

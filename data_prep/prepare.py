@@ -34,12 +34,12 @@ from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, 
 from data_prep.workdir import (
     Workdir,
     check_destination,
-    disk_errors,
     holds_audit,
     holds_dataset,
     open_workdir,
 )
 from data_prep.workers import WorkerDied, available_cores, run_tasks
+from osteojax.files import disk_errors
 from osteojax.progress import progress
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ mount point nothing can be renamed onto it: then the folder is inside it, and wh
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import os
 import secrets
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from osteojax.errors import UserError
+from osteojax.files import disk_errors
 
 INSIDE = ".partial"
 # By these a finished folder is told; each is written, moved and replaced last.
@@ -103,27 +103,6 @@ def check_destination(source: Path | None, out: Path, *, ours: bool, overwrite: 
 
 
 @contextlib.contextmanager
-def disk_errors(out: Path) -> Iterator[None]:
-    """Turns what the disk refuses into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise _as_user_error(error.errno, error.filename or out, error.strerror) from error
-    except Exception as error:  # the shards' writer in C++ knows no errno
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise _as_user_error(errno.ENOSPC, out, None) from error
-        raise
-
-
-def _as_user_error(code: int | None, path: object, reason: str | None) -> UserError:
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"no space is left for {path}; free some and start the same command again: finished images are kept"
-        )
-    return UserError(f"{path}: {reason or 'the disk refuses'}; mend it and start the same command again")
-
-
-@contextlib.contextmanager
 def open_workdir(out: Path) -> Iterator[Workdir]:
     """The working folder of one run; kept when the run fails, removed when it succeeds.
 
@@ -145,7 +124,7 @@ def open_workdir(out: Path) -> Iterator[Workdir]:
             raise UserError(f"another run is preparing {out} (it holds {folder}/lock)") from None
         _remove_leftovers(folder)
         try:
-            with disk_errors(out):
+            with disk_errors(out, kept="finished images are kept"):
                 yield Workdir(out, folder, _secret(folder / "secret"))
         except BaseException:
             if not any((folder / "cache").iterdir()) and not (folder / "quarantine.csv").exists():

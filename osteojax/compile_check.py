@@ -32,10 +32,9 @@ from osteojax.errors import UserError
 from osteojax.models.build import build_shapes
 from osteojax.models.network import Network
 from osteojax.progress import print_table
-from osteojax.train import parameter_groups
-from osteojax.train.loop import compile_step
-from osteojax.train.optimizer import make_schedule
-from osteojax.train.step import Recipe
+from osteojax.train.experiment import read_experiment
+from osteojax.train.parameter_groups import trainable_at
+from osteojax.train.step import Recipe, compile_step
 
 # Only the step's own program is compiled: a thousand steps shape no schedule's cost.
 _STEPS = 1000
@@ -121,10 +120,11 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
     generation = topology.partition(":")[0]
     if generation not in CHIPS:
         raise UserError(f"topology {topology!r}: the generation is one of {', '.join(CHIPS)}, as in v5e:2x4")
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, devices=_devices(topology))
+    experiment = read_experiment(config)
+    mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp, devices=_devices(topology))
     chips = mesh.devices.size
-    if config.data.batch_size % chips:
-        raise UserError(f"data.batch_size={config.data.batch_size} is not divided by the {chips} chips")
+    if experiment.data.batch_size % chips:
+        raise UserError(f"data.batch_size={experiment.data.batch_size} is not divided by the {chips} chips")
 
     compiled, gradient_bytes = compile_for(config, mesh)
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
@@ -132,7 +132,7 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
         topology=topology,
         chips=chips,
         chip=CHIPS[generation],
-        batch_size=config.data.batch_size,
+        batch_size=experiment.data.batch_size,
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
         hbm_bytes=hbm_bytes(text),
@@ -163,22 +163,21 @@ def _devices(topology: str) -> list[jax.Device]:
 
 def compile_for(config: ml_collections.ConfigDict, mesh: Mesh) -> tuple[jax.stages.Compiled, int]:
     """The first train step of a config compiled for a mesh, and the bytes of its gradient in the compute dtype."""
-    network = Network(build_shapes(config, config.model.name, _CLASSES, mesh.size))
+    experiment = read_experiment(config)
+    model = experiment.model
+    network = Network(build_shapes(model, model.name, _CLASSES, devices=mesh.size))
     params, batch_stats = network.init()
-    groups = parameter_groups.chosen(config, network.stages)
-    labels = parameter_groups.assign(groups, params)
-    schedule = make_schedule(config.optimizer, _STEPS)
-    recipe = Recipe(network, groups, labels, schedule, config, (1.0,) * _CLASSES)
+    recipe = Recipe.of(experiment, network, _STEPS, (1.0,) * _CLASSES)
     state = jax.eval_shape(recipe.init_state, params, batch_stats)
-    rows = config.data.batch_size
+    rows = experiment.data.batch_size
     batch = {
         "image": jax.ShapeDtypeStruct((rows, *_IMAGE), jnp.float32),
         "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
     compiled, _ = compile_step(recipe, 0, state, batch, mesh)
-    item = jnp.dtype(config.model.dtype).itemsize
-    learning = parameter_groups.trainable_at(groups, labels, 0)
+    item = jnp.dtype(model.dtype).itemsize
+    learning = trainable_at(recipe.groups, recipe.labels, 0)
     return compiled, sum(item * math.prod(params[path].shape) for path in learning)
 
 

@@ -101,17 +101,18 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     for depth, name in enumerate(parents):
         section = sections[-1]
         if name not in section or not isinstance(section[name], ml_collections.ConfigDict):
-            raise UserError(_no_such_key(".".join(parents[: depth + 1]), section))
+            raise UserError(no_such_key(".".join(parents[: depth + 1]), section))
         sections.append(section[name])
     section = sections[-1]
     if last not in section:
-        raise UserError(_no_such_key(key, section))
+        raise UserError(no_such_key(key, section))
     value = parse(text, section[last], key)
     with section.unlocked(), section.ignore_type():
         section[last] = value
 
 
-def _no_such_key(key: str, section: Mapping[str, Any]) -> str:
+def no_such_key(key: str, section: Mapping[str, Any]) -> str:
+    """The sentence for a dotted key whose last part is none of the section's."""
     *parents, last = key.split(".")
     near = difflib.get_close_matches(last, section, 1)
     meant = f"; did you mean {'.'.join([*parents, near[0]])}?" if near else "."
@@ -198,6 +199,7 @@ NotNegative = Bound(low=0)
 Positive = Bound(low=0, open_low=True)
 AtLeastOne = Bound(low=1)
 Share = Bound(low=0, high=1)
+Fraction = Bound(low=0, high=1, open_high=True)
 
 
 def read(section: type[Section], values: Mapping[str, Any], where: str = "") -> Section:
@@ -221,7 +223,7 @@ def read(section: type[Section], values: Mapping[str, Any], where: str = "") -> 
     dot = f"{where}." if where else ""
     for key in values:
         if key not in fields:
-            raise UserError(_no_such_key(f"{dot}{key}", fields))
+            raise UserError(no_such_key(f"{dot}{key}", fields))
     found = {}
     for name, field in fields.items():
         if name in values:

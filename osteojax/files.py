@@ -1,11 +1,15 @@
 """Files that are whole or absent, and tables that no spreadsheet runs."""
 
+import contextlib
 import csv
+import errno
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from osteojax.errors import UserError
 
 # What a spreadsheet takes for the beginning of a formula, in their full width too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -53,3 +57,35 @@ def csv_cell(value: object) -> str:
 def csv_text(cell: str) -> str:
     """The text that `csv_cell` made the cell of."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+
+
+@contextlib.contextmanager
+def disk_errors(what: object, *, kept: str = "what is finished is kept") -> Iterator[None]:
+    """Turns what the disk refuses within into one sentence.
+
+    Args:
+        what: is written or read, where the system does not name a file.
+        kept: what a full disk does not cost.
+
+    Raises:
+        UserError: for any OSError, and for the full disk that a writer in C++ met.
+    """
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads our output any more: no disk's affair
+        raise
+    except OSError as error:
+        raise UserError(_refusal(error.errno, error.filename or what, error.strerror, kept)) from error
+    except UserError:
+        raise
+    except Exception as error:  # TensorStore and Riegeli know no errno, only its words
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            if os.strerror(code) in str(error):
+                raise UserError(_refusal(code, what, os.strerror(code), kept)) from error
+        raise
+
+
+def _refusal(code: int | None, what: object, reason: str | None, kept: str) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space is left for {what}; free some and start the same command again: {kept}"
+    return f"{what}: {reason or 'the disk refuses'}; mend it and start the same command again"

@@ -1,15 +1,19 @@
 """One kind of thing that a config names: a registry of its members."""
 
 import contextlib
+import dataclasses
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from osteojax.config import read
 from osteojax.errors import UserError
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registry(Generic[T]):
@@ -73,6 +77,56 @@ class Registry(Generic[T]):
             yield
         finally:
             self._members = before
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a member that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member(Generic[F]):
+    """A function that a config chooses by name, with what can be set.
+
+    Attributes:
+        function: takes its settings first.
+        settings: frozen dataclass, each field with a default and checked as `osteojax.config.read` does.
+    """
+
+    function: F
+    settings: type
+
+
+class Functions(Registry[Member[F]], Generic[F]):
+    """A registry of functions that have settings: losses, optimizers, schedules."""
+
+    def function(self, name: str, *, settings: type = NoSettings) -> Callable[[F], F]:
+        """Decorator that adds `f(settings, ...)`."""
+
+        def add(function: F) -> F:
+            self.register(name)(Member(function, settings))
+            return function
+
+        return add
+
+    def bind(
+        self, name: str, common: Mapping[str, Any], own: Mapping[str, Any], where: str
+    ) -> Callable[..., Any]:
+        """The function of that name with its settings filled in.
+
+        Args:
+            name: of the member.
+            common: settings that several members share; each takes those that it has.
+            own: settings meant for this very member.
+            where: dotted key of `own`, for messages.
+
+        Raises:
+            UserError: there is no such member, it has no such setting, or the value is not allowed.
+        """
+        member = self.get(name)
+        fields = {field.name for field in dataclasses.fields(member.settings)}
+        values = {key: value for key, value in common.items() if key in fields}
+        return functools.partial(member.function, read(member.settings, {**values, **own}, where))
 
 
 def discover(package: ModuleType | str) -> None:

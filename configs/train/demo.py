@@ -20,6 +20,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 3e-4
     config.augment.update(flip=True, rotate=5.0, gain=0.1)
     config.best.metric = "balanced_accuracy"
-    config.best.mode = "max"
     config.epochs = 6.0
     return config

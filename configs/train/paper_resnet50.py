@@ -42,7 +42,13 @@ def get_config() -> ml_collections.ConfigDict:
             "data": c({"dir": "", "batch_size": 32, "threads": 2}),
             # The published pipeline names no augmentation. rotate in degrees, shift and gain as fractions.
             "augment": c({"flip": False, "rotate": 0.0, "shift": 0.0, "gain": 0.0}),
-            "loss": c({"label_smoothing": 0.0, "class_weights": "none"}),
+            # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of
+            # a loss of your own.
+            "loss": c(
+                {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none", "settings": c({})}
+            ),
+            # name and schedule: of osteojax/train/{optimizers,schedules}; settings and schedule_settings as above.
+            # ema_decay: of the moving average that is evaluated, warmed up; 0 keeps none. clip_norm: 0 for none.
             "optimizer": c(
                 {
                     "name": "adamw",
@@ -57,12 +63,16 @@ def get_config() -> ml_collections.ConfigDict:
                     "eps": 1e-8,
                     "momentum": 0.9,
                     "nesterov": False,
+                    "settings": c({}),
+                    "schedule_settings": c({}),
                 }
             ),
             "epochs": 30.0,
+            # split "none" trains without validation, for a dataset that has none.
             "eval": c({"split": "val", "batch_size": 32, "every_steps": 0}),
-            # metric: any scalar metric of osteojax/metrics. patience in evaluations; 0 never stops early.
-            "best": c({"metric": "cross_entropy", "mode": "min", "patience": 0}),
+            # metric: any scalar metric of osteojax/metrics. mode: max, min, or auto for the metric's own direction.
+            # patience in evaluations; 0 never stops early.
+            "best": c({"metric": "cross_entropy", "mode": "auto", "patience": 0}),
             "checkpoint": c({"every_steps": 0, "keep": 2}),
             "mesh": c({"data": -1, "fsdp": 1}),
             "log_every": 10,

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from osteojax.cli import flags
 
@@ -16,6 +17,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="prepared dataset; by default that of the training run")
     parser.add_argument("--split", default="test", help="split of the dataset")
     parser.add_argument("--step", default="best", help="best, last, or a step number")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write to; by default WORKDIR/eval/SPLIT, with @step-N and @data-FINGERPRINT in its name where "
+        "it is not the best checkpoint on the run's own data",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -25,7 +32,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
     metrics = evaluate_run(
-        arguments.workdir, split=arguments.split, step=arguments.step, data_dir=arguments.data_dir
+        arguments.workdir,
+        split=arguments.split,
+        step=arguments.step,
+        data_dir=arguments.data_dir,
+        out=arguments.out,
     )
     print_scores(metrics, to=sys.stdout)
     return 0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from osteojax.cli import audit, compile_check, convert, evaluate, prep, train
 from osteojax.errors import UserError
+from osteojax.files import disk_errors
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -43,7 +44,8 @@ def run(argv: Sequence[str]) -> int:
     for package in ("osteojax", "data_prep"):
         logging.getLogger(package).setLevel(logging.INFO)
     try:
-        return arguments.run(arguments, overrides)
+        with disk_errors("the output"):
+            return arguments.run(arguments, overrides)
     except UserError as error:
         print(f"osteojax {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -1,12 +1,51 @@
 """A directory that `osteojax prep` wrote, opened without TensorFlow."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from osteojax.errors import UserError
+
+Example = dict[str, Any]
+
+
+class Split:
+    """Random access to the examples of a split.
+
+    Args:
+        directory: of the dataset, for messages.
+        name: of the split.
+        source: of TFDS.
+    """
+
+    def __init__(self, directory: Path, name: str, source: Any) -> None:
+        self._directory, self._name, self._source = directory, name, source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """The examples at these places.
+
+        Raises:
+            UserError: a shard is not what was written.
+        """
+        try:
+            return list(self._source.__getitems__(list(indices))) if len(indices) else []
+        except Exception as error:  # what array_record, protobuf, zlib or TFDS make of damaged bytes
+            raise UserError(
+                f"{self._directory}: the shards of split {self._name!r} are damaged ({_first_line(error)}); "
+                "copy them again, or prepare the dataset again"
+            ) from error
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,34 +74,64 @@ class PreparedDataset:
         """Opens a prepared dataset.
 
         Raises:
-            UserError: there is none, or it was not written by `osteojax prep`.
+            UserError: there is none, it was not written by `osteojax prep`, or it is damaged.
         """
+        if not str(directory):
+            raise UserError("no dataset is given; name one with --config.data.dir=FOLDER of `osteojax prep`")
         directory = Path(directory)
         if not (directory / "dataset_info.json").is_file():
             raise UserError(
                 f"no prepared dataset in {directory}; make one with: osteojax prep --source=S --out={directory}"
             )
-        builder = tfds.builder_from_directory(str(directory))
-        metadata = builder.info.metadata
-        if not metadata or "preprocessing" not in metadata:
-            raise UserError(f"{directory} holds no preprocessing spec; it was not written by `osteojax prep`")
-        return cls(
-            directory=directory,
-            class_names=tuple(builder.info.features["label"].names),
-            preprocessing=dict(metadata["preprocessing"]),
-            fingerprint=metadata["fingerprint"],
-            splits={name: split.num_examples for name, split in builder.info.splits.items()},
-            image_shape=tuple(builder.info.features["image"].shape),
-            _builder=builder,
-        )
+        try:
+            builder = tfds.builder_from_directory(str(directory))
+            info = builder.info
+            metadata = dict(info.metadata or {})
+            if "preprocessing" not in metadata:
+                raise UserError(
+                    f"{directory} holds no preprocessing spec; it was not written by `osteojax prep`"
+                )
+            return cls(
+                directory=directory,
+                class_names=tuple(info.features["label"].names),
+                preprocessing=dict(metadata["preprocessing"]),
+                fingerprint=metadata["fingerprint"],
+                splits={name: split.num_examples for name, split in info.splits.items()},
+                image_shape=tuple(info.features["image"].shape),
+                _builder=builder,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # TFDS meets damaged or foreign JSON in many ways
+            raise UserError(
+                f"{directory} is no whole prepared dataset ({_first_line(error)}); copy it again, or prepare it again"
+            ) from error
 
-    def source(self, split: str) -> Any:
+    def source(self, split: str) -> Split:
         """Random access to the examples of a split, without TensorFlow.
 
         Raises:
-            UserError: no such split, or it is empty.
+            UserError: no such split, it is empty, or its shards are not there.
         """
         if not self.splits.get(split):
             present = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise UserError(f"{self.directory} has no examples in split {split!r}; it has {present}")
-        return self._builder.as_data_source(split)
+        try:
+            source = self._builder.as_data_source(split)
+            found = len(source)
+        except Exception as error:
+            raise UserError(
+                f"{self.directory}: the shards of split {split!r} cannot be opened ({_first_line(error)}); "
+                "copy them again, or prepare the dataset again"
+            ) from error
+        if found != self.splits[split]:
+            raise UserError(
+                f"{self.directory}: the shards of split {split!r} hold {found} examples where "
+                f"{self.splits[split]} were written; copy them again, or prepare the dataset again"
+            )
+        return Split(self.directory, split, source)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

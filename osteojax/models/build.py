@@ -1,38 +1,55 @@
 """From a config to a model with random weights, or with shapes in place of weights."""
 
+import dataclasses
+from typing import Literal
+
 import jax.numpy as jnp
-import ml_collections
 from flax import nnx
 
 from osteojax import models
-from osteojax.errors import UserError
 
 
-def build(config: ml_collections.ConfigDict, architecture: str, classes: int, devices: int = 1) -> nnx.Module:
-    """The model of a config with random weights; `config.seed` determines them.
+@dataclasses.dataclass(frozen=True)
+class ModelSection:
+    """`model.*` of an experiment's config.
 
-    Batch norm takes its statistics over the global batch, or, with `model.batch_norm='per_device'`, over the part
-    of each of the `devices`.
+    Attributes:
+        name: of the architecture.
+        fallback: another architecture, for `init="imagenet_or_random"` where the first one's weights cannot be had.
+        dtype: of the computation; parameters are float32.
+        batch_norm: statistics over the global batch, or over the part of each device.
+        conv_impl: see `osteojax.models.layers.conv2d`.
+    """
+
+    name: str
+    fallback: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_norm: Literal["global", "per_device"] = "global"
+    conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
+
+
+def build(
+    section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1
+) -> nnx.Module:
+    """The model of a config with random weights; `seed` determines them.
+
+    Batch norm takes its statistics over the global batch, or, with `batch_norm="per_device"`, over the part of each
+    of the `devices`. The architecture is the section's `name` or its `fallback`.
 
     Raises:
-        UserError: an unknown architecture or choice.
+        UserError: an unknown architecture.
     """
-    groups = {"global": 1, "per_device": devices}
-    if config.model.batch_norm not in groups:
-        raise UserError(f"model.batch_norm={config.model.batch_norm!r} is not one of {', '.join(groups)}")
     return models.create(
         architecture,
         num_classes=classes,
         in_channels=1,
-        dtype=jnp.dtype(config.model.dtype),
-        rngs=nnx.Rngs(config.seed),
-        bn_groups=groups[config.model.batch_norm],
-        conv_impl=config.model.conv_impl,
+        dtype=jnp.dtype(section.dtype),
+        rngs=nnx.Rngs(seed),
+        bn_groups=devices if section.batch_norm == "per_device" else 1,
+        conv_impl=section.conv_impl,
     )
 
 
-def build_shapes(
-    config: ml_collections.ConfigDict, architecture: str, classes: int, devices: int = 1
-) -> nnx.Module:
+def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> nnx.Module:
     """As `build`, with shapes in place of arrays: quick, where the values are about to be restored."""
-    return nnx.eval_shape(lambda: build(config, architecture, classes, devices))
+    return nnx.eval_shape(lambda: build(section, architecture, classes, seed=0, devices=devices))

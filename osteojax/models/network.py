@@ -55,6 +55,11 @@ class Network:
         """Parameters and running statistics that the model holds now."""
         return flat(self._params), flat(self._stats)
 
+    def moving_statistics(self, trainable: Collection[str]) -> frozenset[str]:
+        """Paths of the running statistics that training moves: those of layers of which a parameter learns."""
+        layers = {path.rpartition("/")[0] for path in trainable}
+        return frozenset(path for path in flat(self._stats) if path.rpartition("/")[0] in layers)
+
     def train_function(self, trainable: Collection[str]) -> Any:
         """`f(params, stats, image, mask, key) -> (logits, new stats)` with the given parameters learning.
 

@@ -1,10 +1,10 @@
 """Early stopping, and which checkpoint is the best one."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from osteojax.errors import UserError
-from osteojax.run.checkpoint import is_better
+from osteojax.run.checkpoint import is_better, ranking_value
 
 
 @dataclasses.dataclass
@@ -31,19 +31,9 @@ class BestSoFar:
     best_value: float | None = None
     stale: int = 0
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("max", "min"):
-            raise UserError(f"best.mode={self.mode!r} is not one of max, min")
-
-    def update(self, step: int, metrics: dict[str, float]) -> None:
-        """Takes in an evaluation.
-
-        Raises:
-            UserError: the metric is not among those evaluated.
-        """
-        if self.metric not in metrics:
-            raise UserError(f"best.metric={self.metric!r} is not one of {', '.join(metrics)}")
-        self.step, self.value = step, metrics[self.metric]
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes in an evaluation."""
+        self.step, self.value = step, ranking_value(metrics, self.metric)
         if is_better(self.mode, self.value, self.best_value):
             self.best_step, self.best_value, self.stale = step, self.value, 0
         else:
@@ -57,3 +47,19 @@ class BestSoFar:
     def as_record(self) -> dict[str, Any]:
         """For the checkpoint's JSON part; `BestSoFar(**record)` gives it back."""
         return dataclasses.asdict(self)
+
+    def ranked_by(
+        self, metric: str, mode: str, patience: int, validated: Mapping[int, Mapping[str, float]]
+    ) -> "BestSoFar":
+        """The same run under another ranking.
+
+        Args:
+            metric, mode, patience: of the new ranking.
+            validated: step -> validation metrics, of the checkpoints that there still are.
+        """
+        if (metric, mode) == (self.metric, self.mode):
+            return dataclasses.replace(self, patience=patience)
+        again = BestSoFar(metric, mode, patience)
+        for step, metrics in validated.items():
+            again.update(step, metrics)
+        return again

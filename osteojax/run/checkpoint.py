@@ -1,75 +1,54 @@
 """Orbax checkpoints: all that a run needs to go on exactly, or to be evaluated anywhere.
 
-One composite checkpoint per step. `params`, `batch_stats`, `ema` and `opt_state` are arrays; `record` is JSON: the
-config, the preprocessing of the data, class names, dataset fingerprint, position of the data iterator, early
-stopping, and a checksum of every array. Orbax writes in the background and commits by renaming, so an interrupted
-save never looks like a checkpoint; but it does not notice a bit that flipped on disk. The checksums do.
+One composite checkpoint per step. `params`, `batch_stats`, `ema`, `ema_batch_stats` and `opt_state` are arrays;
+`record` is JSON: the config, the preprocessing of the data, class names, dataset fingerprint, position of the data
+iterator, early stopping, and shape, dtype and CRC-32 of every array, with a CRC-32 of itself. Orbax writes in the
+background and commits by renaming, so an interrupted save never looks like a checkpoint; but it does not notice a bit
+that flipped on disk. The CRCs do.
+
+Three things that can be wrong are kept apart: a checkpoint that is damaged, one that cannot be read just now, and one
+that is whole but of another structure.
 """
 
+import json
 import logging
 import math
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from osteojax.errors import UserError
+from osteojax.run.crc import crc32_of_tree
 from osteojax.run.state import TrainState
 
 log = logging.getLogger(__name__)
 
-ARRAYS = ("params", "batch_stats", "ema", "opt_state")
+ARRAYS = ("params", "batch_stats", "ema", "ema_batch_stats", "opt_state")
+_NEEDED = {
+    "step", "config", "config_hash", "class_names", "image_shape", "preprocessing", "dataset_fingerprint", "origin",
+    "iterator", "best", "pending",
+}  # fmt: skip
+_ATTEMPTS, _SECONDS_BETWEEN = 3, 1.0
+# In the words of the operating system and of TensorStore: what may be gone the next time.
+_PASSING = (
+    "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Input/output error",
+    "Permission denied", "Too many open files", "Stale file handle", "Connection", "timed out",
+)  # fmt: skip
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint whose arrays are not the ones that were saved."""
+    """A checkpoint whose content is not what was saved."""
 
 
-def checksums(tree: Any, *, mixed: bool = True) -> dict[str, int]:
-    """Name -> 32-bit checksum of every array of the tree; the same on any number of devices and hosts.
-
-    Args:
-        tree: of arrays.
-        mixed: False for the sums of earlier releases, which did not notice an even number of flipped signs.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = np.asarray([_local_checksum(x, mixed=mixed) for _, x in leaves], np.uint32)
-    if jax.process_count() > 1:
-        sums = multihost_utils.process_allgather(sums).sum(0, dtype=np.uint32)
-    return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, sums, strict=True)}
-
-
-def _local_checksum(x: jax.Array, *, mixed: bool) -> np.uint32:
-    """The part of an array's checksum that this process holds: the sum over its elements of bits mixed with place.
-
-    As it depends on the element's place in the whole array, and the sum is one of integers, the layout over devices
-    does not matter. Before they are added, an element's bits are mixed so that each of them moves about half of the
-    sum's (the finaliser of MurmurHash3): in a plain weighted sum two flipped signs cancel.
-    """
-    total = np.uint32(0)
-    for shard in x.addressable_shards:
-        if shard.replica_id == 0:
-            place = np.arange(x.size, dtype=np.uint32).reshape(x.shape)[shard.index]
-            bits = np.ascontiguousarray(shard.data).view(f"u{x.dtype.itemsize}").astype(np.uint32)
-            weight = 2 * place + np.uint32(1)
-            bits = bits.reshape(place.shape)
-            terms = _mix(bits ^ _mix(weight)) if mixed else bits * weight
-            total = np.add(total, np.sum(terms, dtype=np.uint32), dtype=np.uint32)
-    return total
-
-
-def _mix(bits: np.ndarray) -> np.ndarray:
-    bits = bits ^ (bits >> np.uint32(16))
-    bits = bits * np.uint32(0x85EBCA6B)
-    bits = bits ^ (bits >> np.uint32(13))
-    bits = bits * np.uint32(0xC2B2AE35)
-    return bits ^ (bits >> np.uint32(16))
+class UnreadableCheckpoint(UserError):
+    """A checkpoint that could not be read this time; it may be whole."""
 
 
 def is_better(mode: str, value: float, best: float | None) -> bool:
@@ -77,6 +56,13 @@ def is_better(mode: str, value: float, best: float | None) -> bool:
     if math.isnan(value):
         return False
     return best is None or math.isnan(best) or (value > best if mode == "max" else value < best)
+
+
+def ranking_value(metrics: Mapping[str, float], metric: str) -> float:
+    """The value of a metric among those saved; NaN, which ranks last, where it was not computed."""
+    if metric == "cross_entropy" and metric not in metrics:
+        metric = "loss"  # as releases before this one called it
+    return metrics.get(metric, math.nan)
 
 
 def _ranked(value: float) -> float:
@@ -97,19 +83,22 @@ class Checkpoints:
         self, directory: Path, *, metric: str | None = None, mode: str = "max", keep: int = 2
     ) -> None:
         self._directory = directory.absolute()
-        self._metric, self._mode = metric, mode
         writing = metric is not None
         sign = 1 if mode == "max" else -1
+
+        def rank(metrics: Mapping[str, float]) -> float:
+            return _ranked(sign * ranking_value(metrics, metric)) if metric else -math.inf
+
         best = preservation_policy.BestN(
             # Of equals the earliest, as `is_better` has it.
-            get_metric_fn=lambda metrics: (_ranked(sign * metrics[metric]), -metrics["step"]),
+            get_metric_fn=lambda metrics: (rank(metrics), -metrics["step"]),
             n=1,
             keep_checkpoints_without_metrics=False,
         )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: _ranked(sign * metrics[metric]),  # without it Orbax stores no metrics
+                best_fn=rank if writing else None,  # without it Orbax stores no metrics
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [preservation_policy.LatestN(n=keep), best]
                 ),
@@ -126,12 +115,9 @@ class Checkpoints:
         `metrics` are the validation metrics of this very step, or None where it was not evaluated.
         """
         arrays = {name: getattr(state, name) for name in ARRAYS if getattr(state, name) is not None}
-        record = {
-            **record,
-            "step": int(state.step),
-            "checksums": {name: checksums(tree) for name, tree in arrays.items()},
-            "checksums_mixed": True,
-        }
+        record = sealed(
+            {**record, "step": int(state.step), "arrays": {n: described(tree) for n, tree in arrays.items()}}
+        )
         self._manager.save(
             record["step"],
             args=ocp.args.Composite(
@@ -153,61 +139,99 @@ class Checkpoints:
         """The step that validation ranks first; the newest where none was validated.
 
         Raises:
-            UserError: there is no checkpoint.
+            UserError: there is no checkpoint, or the best is lost.
         """
-        best = None
-        for step in self.steps():
+        for step in reversed(self.steps()):
             try:
-                ranking = self.record(step)["best"]
+                best = self.record(step)["best"]["best_step"]
             except DamagedCheckpoint as error:  # the others are good all the same
                 log.warning("%s; it is passed over", error)
                 continue
-            if ranking["step"] == step and is_better(ranking["mode"], ranking["value"], best and best[1]):
-                best = (step, ranking["value"])
-        if best is None:
-            return self._newest()
-        return best[0]
+            if best is None:
+                return step
+            if best not in self.steps():
+                raise UserError(
+                    f"the best checkpoint, of step {best}, is not in {self._directory}; choose another with --step: "
+                    f"{', '.join(map(str, self.steps()))}"
+                )
+            return int(best)
+        raise UserError(f"no checkpoint in {self._directory} can be read; train first, or check the path")
 
-    def _newest(self) -> int:
-        if not self.steps():
-            raise UserError(
-                f"no checkpoint in {self._directory}; train first, or check the path of the workdir"
-            )
-        return self.steps()[-1]
+    def validated(self) -> dict[int, dict[str, float]]:
+        """Step -> validation metrics, of the checkpoints that have some, in the order of the steps."""
+        found = {step: self._manager.metrics(step) for step in self.steps()}
+        return {step: dict(metrics) for step, metrics in found.items() if metrics}
 
     def record(self, step: int) -> dict[str, Any]:
         """The JSON part of the checkpoint of a step.
 
         Raises:
-            DamagedCheckpoint: it cannot be read.
+            DamagedCheckpoint: it is not what was saved.
+            UnreadableCheckpoint: it could not be read this time.
         """
-        return self._read(step, record=ocp.args.JsonRestore())["record"]
+        record = self._read(step, record=ocp.args.JsonRestore())["record"]
+        if not isinstance(record, dict) or not record.keys() >= _NEEDED:
+            raise DamagedCheckpoint(f"checkpoint {self._directory}/{step}: its record is not one")
+        if "crc32" not in record:
+            log.info("checkpoint %s is of an earlier release and holds no CRC: it is taken as it is", step)
+        elif record["crc32"] != sealed(record)["crc32"]:
+            raise DamagedCheckpoint(f"checkpoint {self._directory}/{step}: its record is not the one saved")
+        return record
 
-    def _read(self, step: int, **items: Any) -> Any:
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # Orbax and TensorStore raise bare Exceptions for what they cannot read
-            raise DamagedCheckpoint(
-                f"checkpoint {self._directory}/{step} cannot be read: {_first_line(error)}"
-            ) from error
-
-    def restore(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+    def restore(self, step: int, like: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
         """The named arrays of a step, laid out and typed as the `jax.ShapeDtypeStruct`s of `like`.
 
+        Args:
+            step: of the checkpoint.
+            like: name of `ARRAYS` -> tree.
+            record: of the same step.
+
         Raises:
-            DamagedCheckpoint: they cannot be read, or are not what was saved.
+            DamagedCheckpoint: they are not what was saved.
+            UnreadableCheckpoint: they could not be read this time.
+            UserError: they are of another structure.
         """
-        record = self.record(step)
         held = {name: tree for name, tree in like.items() if jax.tree.leaves(tree)}
+        saved = record.get("arrays", {})
+        for name, tree in held.items():
+            if "crc32" in record and saved.get(name, {}).keys() != shapes(tree).keys():
+                raise UserError(self._misfit(step, name))
+            for path, of in shapes(tree).items():
+                if "crc32" in record and saved[name][path] | of != saved[name][path]:
+                    raise UserError(self._misfit(step, f"{name}{path}"))
         restored = self._read(step, **{name: ocp.args.StandardRestore(tree) for name, tree in held.items()})
         arrays = {name: restored[name] if name in held else tree for name, tree in like.items()}
         for name in held:
-            mixed = record.get("checksums_mixed", False)
-            if checksums(arrays[name], mixed=mixed) != record["checksums"][name]:
+            if "crc32" in record and described(arrays[name]) != saved[name]:
                 raise DamagedCheckpoint(
                     f"checkpoint {self._directory}/{step}: the arrays of {name!r} are not those that were saved"
                 )
         return arrays
+
+    def _misfit(self, step: int, what: str) -> str:
+        return (
+            f"checkpoint {self._directory}/{step} is whole, but its {what} is not what this config's network has; "
+            "use the config that it was trained with, or another --workdir"
+        )
+
+    def _read(self, step: int, **items: Any) -> Any:
+        where = f"checkpoint {self._directory}/{step}"
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**items))
+            except (
+                Exception
+            ) as error:  # Orbax and TensorStore raise bare Exceptions for what they cannot read
+                if not _may_pass(error):
+                    raise DamagedCheckpoint(f"{where} cannot be read: {_first_line(error)}") from error
+                if attempt == _ATTEMPTS:
+                    raise UnreadableCheckpoint(
+                        f"{where} cannot be read just now ({_first_line(error)}); nothing was changed: see to the "
+                        "disk and start the same command again"
+                    ) from error
+                log.warning("%s: %s; trying again", where, _first_line(error))
+                time.sleep(_SECONDS_BETWEEN)
+        raise AssertionError
 
     def set_aside(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again and nothing is lost."""
@@ -226,6 +250,40 @@ class Checkpoints:
         """Waits and releases the manager."""
         self.wait()
         self._manager.close()
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as JSON gives it back, with the CRC-32 of its canonical text."""
+    plain = json.loads(json.dumps({key: value for key, value in record.items() if key != "crc32"}))
+    return {**plain, "crc32": zlib.crc32(json.dumps(plain, sort_keys=True).encode())}
+
+
+def shapes(tree: Any) -> dict[str, dict[str, Any]]:
+    """Path -> shape and dtype of every array."""
+    return {
+        jax.tree_util.keystr(path): {"shape": list(x.shape), "dtype": str(x.dtype)}
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def described(tree: Any) -> dict[str, dict[str, Any]]:
+    """Path -> shape, dtype and CRC-32 of every array."""
+    sums = crc32_of_tree(tree)
+    return {path: {**of, "crc32": sums[path]} for path, of in shapes(tree).items()}
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the cause lies in the disk, the network or memory, and not in what was read."""
+    while True:
+        lasting = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if isinstance(error, OSError | MemoryError) and not lasting:
+            return True
+        if any(words in str(error) for words in _PASSING):
+            return True
+        cause = error.__cause__ or error.__context__
+        if cause is None:
+            return False
+        error = cause
 
 
 def _first_line(error: Exception) -> str:

@@ -1,30 +1,41 @@
 """Logits for every example of a split, each counted once, on any number of devices."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from osteojax.data.batches import eval_iterator, plan_for, to_devices
+from osteojax.data.dataset import Split
+from osteojax.devices.mesh import replicated
 
 
 def split_logits(
-    step: Callable[[jax.Array], jax.Array], source: Any, sharding: NamedSharding, batch_size: int
+    forward: Callable[[jax.Array], jax.Array], source: Split, sharding: NamedSharding, batch_size: int
 ) -> np.ndarray:
     """Logits (N, classes) float32 in the order of the split.
 
     Args:
-        step: image (rows, H, W, C) laid out by `sharding` -> logits (rows, classes), replicated.
-        source: random access to the N examples.
+        forward: image (rows, H, W, C) laid out by `sharding` -> logits (rows, classes), replicated.
+        source: the N examples.
         sharding: of the batches.
         batch_size: of the global batch; any value gives the same answer.
     """
     plan = plan_for(sharding, len(source), batch_size)
-    found = []
-    for index, batch in enumerate(eval_iterator(source, plan)):
-        images = to_devices({"image": batch["image"]}, sharding)["image"]
-        real = min(batch_size, plan.examples - index * batch_size)
-        found.append(np.asarray(step(images))[:real])
-    return np.concatenate(found)
+    # Which rows lie where is the mesh's affair: every row carries the number of its example.
+    everywhere = jax.jit(lambda index: index, out_shardings=replicated(sharding.mesh))
+    logits: np.ndarray | None = None
+    counted = np.zeros(plan.examples, np.int64)
+    for batch in eval_iterator(source, plan):
+        placed = to_devices({"image": batch["image"], "index": batch["index"]}, sharding)
+        index = np.asarray(everywhere(placed["index"]))
+        found = np.asarray(forward(placed["image"]))
+        if logits is None:
+            logits = np.empty((plan.examples, found.shape[-1]), found.dtype)
+        real = index >= 0
+        logits[index[real]] = found[real]
+        np.add.at(counted, index[real], 1)
+    if logits is None or not (counted == 1).all():
+        raise AssertionError(f"of {plan.examples} examples {(counted != 1).sum()} were not counted once")
+    return logits

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -13,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from osteojax.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 class MetricsWriter:
@@ -32,8 +37,10 @@ class MetricsWriter:
         if not self._active:
             return
         workdir.mkdir(parents=True, exist_ok=True)
-        # Lines behind the checkpoint that the run resumes from will be written again.
-        _truncate_after(workdir / "metrics.jsonl", resume_step)
+        # What lies behind the checkpoint that the run resumes from will be written again.
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            _truncate_after(workdir / name, resume_step)
+        _truncate_events_after(workdir / "tensorboard", resume_step)
         self._metrics = (workdir / "metrics.jsonl").open("a")
         self._timing = (workdir / "timing.jsonl").open("a")
         self._events = EventFileWriter(str(workdir / "tensorboard"))
@@ -73,14 +80,33 @@ def _truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] > step:
                 continue
-        except ValueError:  # the line that a killed run was writing
+        except (ValueError, TypeError, KeyError):  # the line that a killed run was writing
             continue
         kept.append(line + "\n")
     write_atomically(path, "".join(kept))
+
+
+def _truncate_events_after(folder: Path, step: int) -> None:
+    """Writes the events of all files up to a step into one, in place of the files."""
+    files = sorted(path for path in folder.glob("events.out.tfevents.*") if not path.name.endswith(".tmp"))
+    if not files:
+        return
+    merged = files[-1].with_name(f"{files[-1].name}.{step}")
+    temporary = merged.with_name(f"{merged.name}.tmp")
+    with temporary.open("wb") as stream:
+        writer = RecordWriter(stream)
+        for path in files:
+            for raw in RawEventFileLoader(str(path)).Load():  # ends where a killed run was writing
+                if Event.FromString(raw).step <= step:
+                    writer.write(raw)
+        writer.flush()
+    temporary.replace(merged)
+    for path in files:
+        path.unlink()
 
 
 def run_record() -> dict[str, Any]:
@@ -116,5 +142,19 @@ def append_run(workdir: Path, entry: Mapping[str, Any]) -> None:
     """Adds one entry to the list in run.json, one per start of the run."""
     if jax.process_index() == 0:
         path = workdir / "run.json"
-        runs = json.loads(path.read_text()) if path.exists() else []
-        write_atomically(path, json.dumps([*runs, entry], indent=2) + "\n")
+        write_atomically(path, json.dumps([*_earlier_runs(path), entry], indent=2) + "\n")
+
+
+def _earlier_runs(path: Path) -> list[Any]:
+    if not path.exists():
+        return []
+    try:
+        runs = json.loads(path.read_text())
+        if isinstance(runs, list):
+            return runs
+    except ValueError:  # no JSON, or no UTF-8
+        pass
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    path.rename(aside)
+    log.warning("%s is damaged; it is kept as %s, and a new one is begun", path, aside.name)
+    return []

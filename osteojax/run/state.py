@@ -19,6 +19,7 @@ class TrainState:
         batch_stats: path -> float32 running means and variances.
         opt_state: of the optax transformation; holds nothing for frozen groups.
         ema: exponential moving average of `params`, or None.
+        ema_batch_stats: the same average of `batch_stats`, or None.
     """
 
     step: jax.Array
@@ -26,7 +27,10 @@ class TrainState:
     batch_stats: Flat
     opt_state: Any
     ema: Flat | None
+    ema_batch_stats: Flat | None
 
-    def inference_params(self) -> Flat:
-        """The parameters to evaluate with: the average where one is kept."""
-        return self.params if self.ema is None else self.ema
+    def for_inference(self) -> tuple[Flat, Flat]:
+        """Parameters and running statistics to evaluate with: the averages where they are kept."""
+        if self.ema is None or self.ema_batch_stats is None:
+            return self.params, self.batch_stats
+        return self.ema, self.ema_batch_stats

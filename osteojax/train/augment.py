@@ -1,55 +1,66 @@
 """Augmentation on the device, inside the jitted step, so that it is a pure function of (seed, step, row).
 
-Radiographs allow little: mirroring (a left knee is a right knee mirrored), small rotations and shifts
-(positioning), and gain (exposure). Each is off at 0.
+Radiographs allow little: mirroring, small rotations and shifts, gain. Each is a file in `augmentations/` and off by
+default.
 """
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+
+from osteojax.config import no_such_key, read
+from osteojax.errors import UserError
+from osteojax.train.augmentations.registry import AUGMENTATIONS, Augmentation
+
+# Each that is on, with its settings, in the order of their application.
+Chain = tuple[tuple[Augmentation, Any], ...]
 
 
-def apply(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
+def chain(section: Mapping[str, Any]) -> Chain:
+    """The augmentations that the keys of `augment` switch on, geometry first.
+
+    Raises:
+        UserError: a key that no augmentation has, or a value that is not allowed.
+    """
+    values = dict(section)
+    found = []
+    known: dict[str, str] = {}
+    for name, member in AUGMENTATIONS.members.items():
+        fields = [field.name for field in dataclasses.fields(member.settings)]
+        known |= dict.fromkeys(fields, name)
+        settings = read(member.settings, {key: values[key] for key in fields if key in values}, "augment")
+        if not member.is_off(settings):
+            found.append((member, settings))
+    for key in values:
+        if key not in known:
+            raise UserError(no_such_key(f"augment.{key}", known))
+    return tuple(
+        sorted(found, key=lambda entry: entry[0].kind)
+    )  # "geometry" < "intensity"; sorting is stable
+
+
+def apply(key: jax.Array, image: jax.Array, augmentations: Chain) -> jax.Array:
     """Augments a batch.
 
     Args:
         key: of this step.
         image: (B, H, W, C) float32 in [0, 1].
-        config: `flip` (bool), `rotate` (degrees), `shift` (fraction of the side), `gain` (fraction); the last three
-            are the half-widths of uniform draws.
+        augmentations: as `chain` gives them.
 
     Returns:
         (B, H, W, C) float32 in [0, 1].
     """
-    if not (config.flip or config.rotate or config.shift or config.gain):
+    if not augmentations:
         return image
+
+    def one(row_key: jax.Array, x: jax.Array) -> jax.Array:
+        for member, settings in augmentations:
+            x = member.function(settings, x, *(jax.random.fold_in(row_key, draw) for draw in member.draws))
+        return x
+
     # One key per row, by its place in the global batch: the number of padding rows must not matter.
     keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(image.shape[0]))
-    return jax.vmap(lambda k, x: _augment(k, x, config))(keys, image)
-
-
-def _augment(key: jax.Array, image: jax.Array, config: ml_collections.ConfigDict) -> jax.Array:
-    flip, rotate, shift, gain = jax.random.split(key, 4)
-    if config.flip:
-        image = jnp.where(jax.random.bernoulli(flip), image[:, ::-1], image)
-    if config.rotate or config.shift:
-        angle = jnp.deg2rad(config.rotate) * jax.random.uniform(rotate, minval=-1.0)
-        offset = config.shift * jax.random.uniform(shift, (2,), minval=-1.0)
-        image = _rigid(image, angle, offset)
-    if config.gain:
-        image = jnp.clip(image * (1 + config.gain * jax.random.uniform(gain, minval=-1.0)), 0.0, 1.0)
-    return image
-
-
-def _rigid(image: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
-    """Rotation by `angle` radians about the centre and a shift by `offset` of the sides, bilinear, edges repeated."""
-    height, width, _ = image.shape
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    y, x = jnp.meshgrid(jnp.arange(height) - centre[0], jnp.arange(width) - centre[1], indexing="ij")
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    source = (
-        jnp.stack([cos * y - sin * x, sin * y + cos * x])
-        + (centre + offset * jnp.array([height, width]))[:, None, None]
-    )
-    sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, source, order=1, mode="nearest")  # noqa: E731
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+    return jax.vmap(one)(keys, image)

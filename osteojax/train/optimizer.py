@@ -6,32 +6,41 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
+import osteojax.train.optimizers
+import osteojax.train.schedules  # noqa: F401
 from osteojax.errors import UserError
 from osteojax.models.network import Flat
+from osteojax.train.experiment import OptimizerSection
+from osteojax.train.optimizers.registry import OPTIMIZERS
 from osteojax.train.parameter_groups import Group
+from osteojax.train.schedules.registry import SCHEDULES
 
 
-def make_schedule(config: ml_collections.ConfigDict, total_steps: int) -> optax.Schedule:
-    """Learning rate by global step: linear warm-up over `warmup_steps`, then `constant` or `cosine` to zero.
+def make_schedule(section: OptimizerSection, total_steps: int) -> optax.Schedule:
+    """Learning rate by global step: linear warm-up over `warmup_steps`, then the named schedule over the rest.
 
     Raises:
         UserError: an unknown schedule, or a warm-up that leaves no step to train.
     """
-    if config.warmup_steps >= total_steps:
+    if section.warmup_steps >= total_steps:
         raise UserError(
-            f"optimizer.warmup_steps={config.warmup_steps} leaves nothing of the {total_steps} steps of this run"
+            f"optimizer.warmup_steps={section.warmup_steps} leaves nothing of the {total_steps} steps of this run"
         )
-    after = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, total_steps - config.warmup_steps),
-    }
-    if config.schedule not in after:
-        raise UserError(f"optimizer.schedule={config.schedule!r} is not one of {', '.join(after)}")
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    return optax.join_schedules([warmup, after[config.schedule]], [config.warmup_steps])
+    make = SCHEDULES.bind(section.schedule, {}, section.schedule_settings, "optimizer.schedule_settings")
+    warmup = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
+    after = make(section.learning_rate, total_steps - section.warmup_steps)
+    return optax.join_schedules([warmup, after], [section.warmup_steps])
+
+
+def make_direction(section: OptimizerSection) -> optax.GradientTransformation:
+    """The named optimizer, without learning rate and weight decay.
+
+    Raises:
+        UserError: an unknown optimizer, or a setting that it does not have.
+    """
+    return OPTIMIZERS.bind(section.name, vars(section), section.settings, "optimizer.settings")()
 
 
 def _scale_by_global_schedule(
@@ -45,16 +54,8 @@ def _scale_by_global_schedule(
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _direction(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    if config.name == "adamw":
-        return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    if config.name == "sgd":
-        return optax.trace(decay=config.momentum, nesterov=config.nesterov)
-    raise UserError(f"optimizer.name={config.name!r} is not one of adamw, sgd")
-
-
 def make_optimizer(
-    config: ml_collections.ConfigDict,
+    section: OptimizerSection,
     groups: Sequence[Group],
     labels: Mapping[str, str],
     schedule: optax.Schedule,
@@ -70,29 +71,39 @@ def make_optimizer(
     def of_group(group: Group) -> optax.GradientTransformation:
         if group.frozen_at(step):
             return optax.set_to_zero()
-        decay = config.weight_decay if group.weight_decay is None else group.weight_decay
+        decay = section.weight_decay if group.weight_decay is None else group.weight_decay
         return optax.chain(
-            _direction(config),
+            make_direction(section),
             optax.add_decayed_weights(decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
             _scale_by_global_schedule(schedule, group.lr_factor),
         )
 
-    clip = optax.clip_by_global_norm(config.clip_norm if config.clip_norm > 0 else math.inf)
+    clip = optax.clip_by_global_norm(section.clip_norm if section.clip_norm > 0 else math.inf)
     return optax.chain(clip, optax.partition({group.name: of_group(group) for group in groups}, dict(labels)))
 
 
-def carry_over(old: Any, new: Any, groups: Sequence[Group], before: int, now: int) -> Any:
-    """The state `new` of the transformation in force at step `now`, with what `old`, in force at `before`, knew.
+def carry_over(old: Any, new: Any) -> tuple[Any, frozenset[str]]:
+    """The optimizer state `new` with what `old` knew, group by group, and the groups that start afresh.
 
-    Groups that learned before keep their moments; a group unfrozen in between starts with the fresh ones of `new`.
+    A group keeps its moments where all of its state has the structure, shapes and dtypes that it had; half of a
+    group's moments would be wrong with the other half's count.
+
+    Args:
+        old, new: states of transformations of `make_optimizer`.
     """
-    kept = {group.name for group in groups if not group.frozen_at(before) and not group.frozen_at(now)}
-    clip_state, partition = new
-    inner = {
-        name: old[1].inner_states[name] if name in kept else state
-        for name, state in partition.inner_states.items()
-    }
-    return (clip_state, partition._replace(inner_states=inner))
+    clip, partition = new
+    before = old[1].inner_states
+    kept = {name for name, state in partition.inner_states.items() if _fits(before.get(name), state)}
+    inner = {name: before[name] if name in kept else state for name, state in partition.inner_states.items()}
+    fresh = frozenset(name for name in inner if name not in kept and jax.tree.leaves(inner[name]))
+    return (clip, partition._replace(inner_states=inner)), fresh
+
+
+def _fits(old: Any, new: Any) -> bool:
+    if old is None or jax.tree.structure(old) != jax.tree.structure(new):
+        return False
+    leaves = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype for a, b in leaves)
 
 
 def norms_by_group(tree: Flat, labels: Mapping[str, str], names: Sequence[str]) -> dict[str, jax.Array]:

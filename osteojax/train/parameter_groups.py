@@ -8,10 +8,11 @@ claimed, and every group must claim something: a typo in a pattern must not sile
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
-import ml_collections
 import numpy as np
 
+from osteojax.config import NotNegative
 from osteojax.errors import UserError
 
 
@@ -31,9 +32,9 @@ class Group:
     name: str
     pattern: str
     frozen: bool = False
-    lr_factor: float = 1.0
-    weight_decay: float | None = None
-    unfreeze_step: int = 0
+    lr_factor: Annotated[float, NotNegative] = 1.0
+    weight_decay: Annotated[float, NotNegative] | None = None
+    unfreeze_step: Annotated[int, NotNegative] = 0
 
     def frozen_at(self, step: int) -> bool:
         """Whether the group does not learn in the update that leads from `step` to `step` + 1."""
@@ -71,36 +72,23 @@ def preset(name: str, stages: Sequence[str]) -> tuple[Group, ...]:
     return (head, *(Group(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
 
 
-def from_config(entries: Iterable[Mapping]) -> tuple[Group, ...]:
-    """Groups from a config's list of mappings with the fields of `Group`.
+def choose(groups: Sequence[Group], preset_name: str, stages: Sequence[str]) -> tuple[Group, ...]:
+    """The groups of an experiment: those listed, or where there are none those of the preset.
 
     Raises:
-        UserError: an unknown field, a pattern that is no regular expression, two groups of one name.
+        UserError: a pattern that is no regular expression, two groups of one name, an unknown preset.
     """
-    fields = {field.name for field in dataclasses.fields(Group)}
-    groups = []
-    for entry in entries:
-        unknown = sorted(set(entry) - fields)
-        if unknown or not {"name", "pattern"} <= set(entry):
-            raise UserError(
-                f"group {dict(entry)}: needs name and pattern, may have {', '.join(sorted(fields))}"
-            )
+    for group in groups:
         try:
-            re.compile(entry["pattern"])
+            re.compile(group.pattern)
         except re.error as error:
             raise UserError(
-                f"group {entry['name']!r}: pattern {entry['pattern']!r} is not a regular expression: {error}"
+                f"group {group.name!r}: pattern {group.pattern!r} is not a regular expression: {error}"
             ) from error
-        groups.append(Group(**entry))
     names = [group.name for group in groups]
     if len(set(names)) < len(names):
         raise UserError(f"two groups have the same name: {', '.join(names)}")
-    return tuple(groups)
-
-
-def chosen(config: ml_collections.ConfigDict, stages: Sequence[str]) -> tuple[Group, ...]:
-    """The groups of an experiment: its listed `groups`, or where there are none its `preset`."""
-    return from_config(config.groups) or preset(config.preset, stages)
+    return tuple(groups) or preset(preset_name, stages)
 
 
 def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:
@@ -125,7 +113,20 @@ def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:
         raise UserError(
             "every parameter is frozen: there is nothing to train; use osteojax evaluate, or unfreeze a group"
         )
+    if all(group.frozen_at(0) for group in groups):
+        first = min(group.unfreeze_step for group in groups if not group.frozen)
+        raise UserError(f"nothing learns before step {first}: give one group unfreeze_step 0")
     return labels
+
+
+def check_unfreezing(groups: Sequence[Group], total_steps: int) -> None:
+    """Raises UserError for a group that would be unfrozen only when the run is over."""
+    for group in groups:
+        if not group.frozen and group.unfreeze_step >= total_steps:
+            raise UserError(
+                f"group {group.name!r}: unfreeze_step={group.unfreeze_step} is behind the end of the run, which has "
+                f"{total_steps} steps; lower it, or set frozen=True"
+            )
 
 
 def phases(groups: Sequence[Group]) -> list[int]:

@@ -1,17 +1,22 @@
-"""The train step and the evaluation step: pure functions of the state and a global batch."""
+"""The train step: a pure function of the state and a global batch."""
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
+import osteojax.train.losses  # noqa: F401  fills the registry
+from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
 from osteojax.models.network import Flat, Network
 from osteojax.run.state import TrainState
-from osteojax.train import augment
-from osteojax.train.optimizer import carry_over, make_optimizer, norms_by_group
+from osteojax.train import augment, parameter_groups
+from osteojax.train.experiment import Experiment
+from osteojax.train.losses.registry import LOSSES
+from osteojax.train.optimizer import carry_over, make_optimizer, make_schedule, norms_by_group
 from osteojax.train.parameter_groups import Group, trainable_at
 
 
@@ -24,7 +29,9 @@ class Recipe:
         groups: parameter groups, in order.
         labels: path -> name of its group.
         schedule: learning rate by global step.
-        config: the whole experiment config; read are `optimizer`, `loss`, `augment`, `seed`.
+        loss: logits (B, classes), label (B,) -> (B,).
+        augmentations: those that are on.
+        experiment: the rest; read are `optimizer` and `seed`.
         class_weights: weight of each class in the loss.
     """
 
@@ -32,36 +39,79 @@ class Recipe:
     groups: Sequence[Group]
     labels: Mapping[str, str]
     schedule: optax.Schedule
-    config: ml_collections.ConfigDict
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    augmentations: augment.Chain
+    experiment: Experiment
     class_weights: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, network: Network, total_steps: int, class_weights: Sequence[float]
+    ) -> "Recipe":
+        """The recipe of an experiment.
+
+        Args:
+            experiment: as read and checked.
+            network: of `experiment.model`, or of its fallback.
+            total_steps: of the whole run, for the schedule.
+            class_weights: weight of each class in the loss.
+
+        Raises:
+            UserError: a name or setting that there is not, groups that do not fit the network, or a schedule that does
+                not fit the run.
+        """
+        groups = parameter_groups.choose(experiment.groups, experiment.preset, network.stages)
+        parameter_groups.check_unfreezing(groups, total_steps)
+        recipe = cls(
+            network=network,
+            groups=groups,
+            labels=parameter_groups.assign(groups, network.init()[0]),
+            schedule=make_schedule(experiment.optimizer, total_steps),
+            loss=LOSSES.bind(
+                experiment.loss.name, vars(experiment.loss), experiment.loss.settings, "loss.settings"
+            ),
+            augmentations=augment.chain(experiment.augment),
+            experiment=experiment,
+            class_weights=tuple(class_weights),
+        )
+        recipe.optimizer(0)  # an unknown one is told here
+        return recipe
 
     def optimizer(self, step: int) -> optax.GradientTransformationExtraArgs:
         """The transformation in force at `step`."""
-        return make_optimizer(self.config.optimizer, self.groups, self.labels, self.schedule, step)
+        return make_optimizer(self.experiment.optimizer, self.groups, self.labels, self.schedule, step)
+
+    @property
+    def averages(self) -> bool:
+        """Whether a moving average of the parameters is kept."""
+        return self.experiment.optimizer.ema_decay > 0
 
     def init_state(self, params: Flat, batch_stats: Flat) -> TrainState:
         """The state before the first step. Run it under `jax.jit` or `jax.eval_shape`."""
+        # Copies: the step donates its input state, and one buffer cannot be donated twice.
+        copy = lambda tree: jax.tree.map(jnp.copy, tree) if self.averages else None  # noqa: E731
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
             opt_state=self.optimizer(0).init(params),
-            # A copy: the step donates its input state, and one buffer cannot be donated twice.
-            ema=jax.tree.map(jnp.copy, params) if self.config.optimizer.ema_decay else None,
+            ema=copy(params),
+            ema_batch_stats=copy(batch_stats),
         )
 
-    def enter_phase(self, state: TrainState, before: int, now: int) -> TrainState:
+    def enter_phase(self, state: TrainState, now: int) -> TrainState:
         """The state with optimizer state for the groups that learn from step `now` on."""
         fresh = self.optimizer(now).init(state.params)
-        return dataclasses.replace(
-            state, opt_state=carry_over(state.opt_state, fresh, self.groups, before, now)
-        )
+        return dataclasses.replace(state, opt_state=carry_over(state.opt_state, fresh)[0])
 
 
-def cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
-    """Softmax cross-entropy (B,) in nats of logits (B, classes) against labels (B,), with label smoothing."""
-    target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, target)
+def ema_decay(decay: float, step: jax.Array) -> jax.Array:
+    """Decay of the moving average in the update that leads from `step` to `step` + 1, () float32.
+
+    It warms up as min(decay, (1 + t) / (10 + t)), so that a short run's average is not still its starting point
+    (`tf.train.ExponentialMovingAverage`).
+    """
+    return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step)).astype(jnp.float32)
 
 
 def make_train_step(
@@ -72,26 +122,25 @@ def make_train_step(
     Only the gradient of the learning parameters is taken; the others reach the output untouched, bit by bit, and so
     do their batch-norm statistics.
     """
-    config = recipe.config
     trainable = trainable_at(recipe.groups, recipe.labels, step)
+    moving = recipe.network.moving_statistics(trainable)
     learning = [group.name for group in recipe.groups if not group.frozen_at(step)]
     apply = recipe.network.train_function(trainable)
     optimizer = recipe.optimizer(step)
     class_weights = jnp.asarray(recipe.class_weights, jnp.float32)
-    decay = config.optimizer.ema_decay
+    settings = recipe.experiment.optimizer
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(recipe.experiment.seed), state.step)
         augment_key, model_key = jax.random.split(key)
-        image = augment.apply(augment_key, batch["image"], config.augment)
+        image = augment.apply(augment_key, batch["image"], recipe.augmentations)
         mask, label = batch["mask"], batch["label"]
         weight = mask * class_weights[label]
         frozen = {path: p for path, p in state.params.items() if path not in trainable}
 
         def loss_of(learned: Flat) -> tuple[jax.Array, tuple[jax.Array, Flat]]:
             logits, stats = apply(frozen | learned, state.batch_stats, image, mask, model_key)
-            losses = cross_entropy(logits, label, config.loss.label_smoothing)
-            return jnp.sum(losses * weight) / jnp.sum(weight), (logits, stats)
+            return jnp.sum(recipe.loss(logits, label) * weight) / jnp.sum(weight), (logits, stats)
 
         learned = {path: p for path, p in state.params.items() if path in trainable}
         (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learned)
@@ -104,9 +153,14 @@ def make_train_step(
         updates, opt_state = optimizer.update(whole, state.opt_state, state.params, step=state.step)
         # Frozen parameters are passed on, not added to: -0.0 + 0.0 would already change a bit.
         params = frozen | {path: p + updates[path] for path, p in learned.items()}
-        ema = state.ema
+        ema, ema_batch_stats = state.ema, state.ema_batch_stats
         if ema is not None:
+            decay = ema_decay(settings.ema_decay, state.step)
             ema = ema | {path: decay * ema[path] + (1 - decay) * params[path] for path in learned}
+            # The averaged network's activations have other moments than the live one's.
+            ema_batch_stats = ema_batch_stats | {
+                path: decay * ema_batch_stats[path] + (1 - decay) * batch_stats[path] for path in moving
+            }
 
         correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
         metrics = {"loss": loss, "accuracy": correct / jnp.sum(mask)}
@@ -120,11 +174,37 @@ def make_train_step(
         }
         moved = {path: updates[path] for path in learned}
         metrics |= {f"update_norm/{k}": v for k, v in norms_by_group(moved, recipe.labels, learning).items()}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), metrics
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, ema_batch_stats)
+        return state, metrics
 
     return train_step
 
 
-def make_eval_step(network: Network) -> Callable[[Flat, Flat, jax.Array], jax.Array]:
-    """`f(params, batch_stats, image) -> logits` (B, classes) float32; no dropout, running statistics."""
-    return network.eval_function()
+def all_finite(state: TrainState) -> jax.Array:
+    """() bool: whether every number of the state is finite. Run it under `jax.jit`."""
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+
+
+def compile_step(
+    recipe: Recipe, step: int, state: TrainState, batch: dict[str, jax.Array], mesh: jax.sharding.Mesh
+) -> tuple[Callable, dict[str, float]]:
+    """The compiled train step in force at `step`, and what its compilation says of it."""
+    began = time.perf_counter()
+    layout = state_sharding(mesh, state)
+    function = jax.jit(
+        make_train_step(recipe, step),
+        donate_argnums=0,
+        in_shardings=(layout, batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
+    )
+    compiled = function.lower(state, batch).compile()
+    memory = compiled.memory_analysis()
+    facts = {
+        "compile_seconds": time.perf_counter() - began,
+        # As the compiler counts: a loop's body once, and on CPU the strips of a Winograd convolution are a loop.
+        "step_flops": compiled.cost_analysis().get("flops", math.nan),
+        "step_temporary_bytes": memory.temp_size_in_bytes,
+        "step_argument_bytes": memory.argument_size_in_bytes,
+    }
+    return compiled, facts

@@ -14,11 +14,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from osteojax.cli.main import run
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
-from osteojax.evaluate import evaluate as module
 from osteojax.evaluate.evaluate import evaluate_run
+from osteojax.models.build import build
 from osteojax.models.network import Network
+from osteojax.run import open as opening
 from osteojax.run.checkpoint import Checkpoints
-from osteojax.train.initialise import build
+from osteojax.train.experiment import read_experiment
 from osteojax.train.loop import train
 
 
@@ -78,8 +79,8 @@ def test_every_example_is_counted_once_and_as_scikit_learn_counts(workdir, prepa
 
 @pytest.mark.parametrize("devices, batch_size", [(1, 1), (1, 64), (8, 3)])
 def test_batch_size_and_devices_do_not_matter(workdir, monkeypatch, tmp_path, devices, batch_size):
-    monkeypatch.setattr(module, "make_mesh", lambda: small_mesh(devices))
-    monkeypatch.setattr(module.configs, "from_json", with_batch_size(module.configs.from_json, batch_size))
+    monkeypatch.setattr(opening, "make_mesh", lambda: small_mesh(devices))
+    monkeypatch.setattr(opening.configs, "from_json", with_batch_size(opening.configs.from_json, batch_size))
     expected = rows_of(workdir)
     found = tmp_path / "run"
     shutil.copytree(workdir, found)
@@ -151,21 +152,26 @@ def test_the_table_is_printed(workdir, capsys):
 def test_the_average_is_what_is_evaluated_where_one_is_kept(prepared, tmp_path):
     config = small.quick_config(prepared)
     config.epochs = 1.0
-    config.optimizer.update(
-        ema_decay=1.0, learning_rate=1e-2
-    )  # the average stays at the start, the parameters leave
+    config.optimizer.update(ema_decay=0.99, learning_rate=1e-2)
     train(config, tmp_path)
     evaluate_run(tmp_path)
-    network = Network(build(config, "tiny", 3))
-    params, stats = network.init()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    here = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), stats)
-    stats = checkpoints.restore(3, {"batch_stats": here})["batch_stats"]
+    network = Network(build(read_experiment(config).model, "tiny", 3, seed=0))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = dict(zip(("ema", "ema_batch_stats"), network.init(), strict=True))
+    like |= dict(zip(("params", "batch_stats"), network.init(), strict=True))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like)
+    arrays = checkpoints.restore(3, like, checkpoints.record(3))
     checkpoints.close()
     images = np.stack([example["image"] for example in PreparedDataset.open(prepared).source("test")])
-    expected = softmax(np.asarray(network.eval_function()(params, stats, images)), axis=-1)
     found = [[float(row[f"p_{name}"]) for name in small.CLASSES] for row in rows_of(tmp_path)]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    def probabilities(params, stats):
+        return softmax(np.asarray(network.eval_function()(arrays[params], arrays[stats], images)), axis=-1)
+
+    np.testing.assert_allclose(found, probabilities("ema", "ema_batch_stats"), atol=1e-5)
+    for other in (("params", "batch_stats"), ("ema", "batch_stats"), ("params", "ema_batch_stats")):
+        assert not np.allclose(found, probabilities(*other), atol=1e-4), other
 
 
 def test_another_step_does_not_overwrite_the_best_ones_result(workdir, tmp_path):

@@ -7,10 +7,20 @@ import small
 
 from osteojax import models
 from osteojax.errors import UserError
+from osteojax.models import build as building
 from osteojax.models.network import Network
 from osteojax.train import initialise as module
-from osteojax.train.initialise import build, initialise
+from osteojax.train.experiment import read_experiment
 from osteojax.weights import WeightsFile
+
+
+def build(config, architecture, classes):
+    experiment = read_experiment(config)
+    return building.build(experiment.model, architecture, classes, seed=experiment.seed)
+
+
+def initialise(config, classes, devices):
+    return module.initialise(read_experiment(config), classes, devices)
 
 
 def params_of(model):
@@ -74,10 +84,11 @@ def test_named_weights_are_never_replaced_by_random_ones(quick, published):
 
 def test_unknown_choices_are_errors(quick):
     quick.init = "pretrained"
-    with pytest.raises(UserError, match=r"init='pretrained' is not one of imagenet"):
+    with pytest.raises(UserError, match=r"init is 'pretrained'; it must be one of 'imagenet'"):
         initialise(quick, 3, 1)
+    quick.init = "random"
     quick.model.batch_norm = "local"
-    with pytest.raises(UserError, match=r"model.batch_norm='local'"):
+    with pytest.raises(UserError, match=r"model.batch_norm is 'local'"):
         build(quick, "tiny", 3)
 
 

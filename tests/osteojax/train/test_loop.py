@@ -19,17 +19,18 @@ import small
 
 from osteojax.cli.train import EXIT_PREEMPTED
 from osteojax.errors import UserError
+from osteojax.models.build import build
 from osteojax.models.network import Network
 from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import Checkpoints, is_better
 from osteojax.train import loop as engine
-from osteojax.train.initialise import build
+from osteojax.train.experiment import read_experiment
 from osteojax.train.loop import train
 
 SCRIPT = Path(small.__file__)
 
 
-def saved(workdir, step=None, items=("params", "batch_stats", "opt_state", "ema")):
+def saved(workdir, step=None, items=("params", "batch_stats", "opt_state", "ema", "ema_batch_stats")):
     """Name -> numpy array of a checkpoint (the newest by default)."""
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
     folder = workdir / "checkpoints" / str(step or steps[-1])
@@ -93,7 +94,7 @@ def frozen_run(prepared, tmp_path_factory):
     config.eval.split = "none"
     workdir = tmp_path_factory.mktemp("frozen")
     train(config, workdir)
-    params, stats = Network(build(config, "tiny", 3)).init()
+    params, stats = Network(build(read_experiment(config).model, "tiny", 3, seed=config.seed)).init()
     before = {"params": params, "ema": params, "batch_stats": stats}
     leaves = jax.tree_util.tree_leaves_with_path(before)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}, saved(workdir, 51)
@@ -328,10 +329,10 @@ def test_early_stopping(quick, tmp_path):
 def test_the_run_writes_down_what_it_did(reference):
     _, workdir = reference
     lines = [json.loads(line) for line in metrics_of(workdir).splitlines()]
-    assert [line["step"] for line in lines] == [3, 4, 6]
+    assert [line["step"] for line in lines] == [3, 4, 6, 6]  # the last window is not full, and is written
     assert {"train/loss", "train/learning_rate/head", "train/gradient_norm/stem"} <= set(lines[1])
     assert {"train/update_norm/stage4", "train/accuracy"} <= set(lines[1])
-    assert {"val/cross_entropy", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"} <= set(lines[2])
+    assert {"val/cross_entropy", "val/accuracy", "val/balanced_accuracy", "val/macro_f1"} <= set(lines[3])
     timing = [json.loads(line) for line in (workdir / "timing.jsonl").read_text().splitlines()]
     assert timing[0]["compile_seconds"] > 0 and timing[0]["step_flops"] > 0
     assert {"examples_per_second", "step_seconds", "data_wait_seconds"} <= set(timing[1])
@@ -351,6 +352,10 @@ def test_profile_writes_a_trace(quick, tmp_path):
 
 def test_training_without_a_validation_split(quick, tmp_path):
     quick.data.dir = str(small.write_dataset(tmp_path / "data", {"train": 10, "test": 4}))
+    with pytest.raises(UserError, match=r"eval.split='val'.*train \(10\), test \(4\).*eval.split=none"):
+        train(quick, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    quick.eval.split = "none"
     train(quick, tmp_path / "run")
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.best_step() == 4
@@ -482,6 +487,29 @@ def test_a_host_that_does_not_come_is_named(prepared, tmp_path):
         **command(file, tmp_path / "run", *flags), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and "process 1" in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_average_is_the_warmed_up_one_of_parameters_and_statistics(quick, tmp_path):
+    quick.preset = "stage4"
+    quick.optimizer.update(ema_decay=0.25, learning_rate=1e-2)
+    quick.checkpoint.update(every_steps=1, keep=100)
+    train(quick, tmp_path)
+    at = {step: saved(tmp_path, step) for step in range(1, 7)}
+    network = Network(build(read_experiment(quick).model, "tiny", 3, seed=quick.seed))
+    start = dict(zip(("params", "batch_stats"), network.init(), strict=True))
+    compared = 0
+    for kind, average in (("params", "ema"), ("batch_stats", "ema_batch_stats")):
+        for path, first in start[kind].items():
+            expected = np.asarray(first, np.float64)
+            for step in range(1, 7):
+                decay = min(0.25, step / (9 + step))  # (1 + t) / (10 + t) at t = step - 1
+                expected = decay * expected + (1 - decay) * at[step][f"['{kind}']['{path}']"]
+                found = at[step][f"['{average}']['{path}']"]
+                np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7, err_msg=path)
+                if not path.startswith(("head/", "stage4/")):
+                    assert found.tobytes() == np.asarray(first).tobytes(), path
+            compared += 1
+    assert compared > 20
 
 
 def test_nan_is_never_the_best():

@@ -1,7 +1,16 @@
 import pytest
 
 from osteojax.errors import UserError
-from osteojax.train.parameter_groups import Group, assign, from_config, phases, preset, trainable_at
+from osteojax.train.experiment import read_experiment
+from osteojax.train.parameter_groups import (
+    Group,
+    assign,
+    check_unfreezing,
+    choose,
+    phases,
+    preset,
+    trainable_at,
+)
 
 STAGES = ["stem", "stage1", "stage2", "head"]
 PATHS = [
@@ -79,15 +88,34 @@ def test_gradual_unfreezing_changes_the_learning_set_at_its_steps():
     "entry, message",
     [
         ({"name": "a", "pattern": "("}, "not a regular expression"),
-        ({"name": "a", "pattern": ".*", "learning_rate": 1}, "may have"),
-        ({"pattern": ".*"}, "needs name"),
+        ({"name": "a", "pattern": ".*", "learning_rate": 1}, r"groups\[0\].learning_rate"),
+        ({"pattern": ".*"}, r"no groups\[0\].name"),
+        (
+            {"name": "a", "pattern": ".*", "frozen": "False"},
+            r"groups\[0\].frozen is 'False'; it must be True or",
+        ),
+        ({"name": "a", "pattern": ".*", "lr_factor": -1.0}, r"groups\[0\].lr_factor is -1.0"),
+        ({"name": "a", "pattern": ".*", "unfreeze_step": -1}, r"groups\[0\].unfreeze_step is -1"),
+        ({"name": "a", "pattern": ".*", "weight_decay": -0.1}, r"groups\[0\].weight_decay is -0.1"),
     ],
 )
-def test_malformed_groups_are_errors(entry, message):
+def test_malformed_groups_are_errors(entry, message, quick):
+    quick.groups = (entry,)
     with pytest.raises(UserError, match=message):
-        from_config([entry])
+        choose(read_experiment(quick).groups, "all", STAGES)
 
 
 def test_two_groups_of_one_name_are_an_error():
     with pytest.raises(UserError, match="same name"):
-        from_config([{"name": "a", "pattern": "x"}, {"name": "a", "pattern": "y"}])
+        choose((Group("a", "x"), Group("a", "y")), "all", STAGES)
+
+
+def test_a_group_thawed_after_the_end_and_a_run_that_begins_frozen_are_errors():
+    groups = (Group("head", "head/.*"), Group("rest", ".*", unfreeze_step=10))
+    check_unfreezing(groups, 11)
+    with pytest.raises(
+        UserError, match=r"'rest': unfreeze_step=10 is behind the end of the run, which has 10"
+    ):
+        check_unfreezing(groups, 10)
+    with pytest.raises(UserError, match="nothing learns before step 3"):
+        assign((Group("head", "head/.*", unfreeze_step=3), Group("rest", ".*", frozen=True)), PATHS)

@@ -12,9 +12,8 @@ from osteojax.devices.mesh import make_mesh
 from osteojax.models.layers import convolution as layers
 from osteojax.models.network import Network
 from osteojax.train import parameter_groups as groups
-from osteojax.train.loop import compile_step
-from osteojax.train.optimizer import make_schedule
-from osteojax.train.step import Recipe
+from osteojax.train.experiment import read_experiment
+from osteojax.train.step import Recipe, compile_step
 
 BATCH, SIZE = 16, 64
 
@@ -57,9 +56,8 @@ def test_the_step_costs_what_its_learning_parts_need(preset, monkeypatch):
     counts = count(model, monkeypatch)
     network = Network(model)
     params, stats = network.init()
-    group = groups.preset(preset, models.stages(model))
-    labels = groups.assign(group, params)
-    recipe = Recipe(network, group, labels, make_schedule(config.optimizer, 10), config, (1.0,) * 3)
+    config.preset = preset
+    recipe = Recipe.of(read_experiment(config), network, 10, (1.0,) * 3)
     state = jax.eval_shape(recipe.init_state, params, stats)
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 1), np.float32),
@@ -68,9 +66,8 @@ def test_the_step_costs_what_its_learning_parts_need(preset, monkeypatch):
     }
     _, facts = compile_step(recipe, 0, state, batch, make_mesh(data=1))
 
-    learning = [
-        part for part in counts if any(p.startswith(part) for p in groups.trainable_at(group, labels, 0))
-    ]
+    trainable = groups.trainable_at(recipe.groups, recipe.labels, 0)
+    learning = [part for part in counts if any(path.startswith(part) for path in trainable)]
     forward = sum(sum(calls) for calls in counts.values())
     kernels = sum(sum(counts[part]) for part in learning)
     inputs = kernels

@@ -1,0 +1,142 @@
+"""One short way from a workdir to a network that answers.
+
+run = open_run(Path("RUN"))
+logits = run.logits(run.dataset().source("test"))
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from osteojax import config as configs
+from osteojax.data.dataset import PreparedDataset, Split
+from osteojax.devices.mesh import batch_sharding, make_mesh, replicated
+from osteojax.errors import UserError
+from osteojax.models.build import ModelSection, build_shapes
+from osteojax.models.network import Flat, Network
+from osteojax.run.checkpoint import Checkpoints, DamagedCheckpoint, shapes_on
+from osteojax.run.inference import split_logits
+from osteojax.run.preparation import check_same_preparation
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A checkpoint of a run, opened for inference.
+
+    Attributes:
+        workdir: of the run.
+        step: of the checkpoint.
+        best_step: of the checkpoint that validation ranks first.
+        record: what the checkpoint says of itself: `class_names`, `preprocessing`, `origin`, `dataset_fingerprint`...
+        config: of the experiment.
+        network: the model as pure functions.
+        params, batch_stats: path -> array, the moving averages where they are kept, on every device of the mesh.
+        mesh: all devices.
+    """
+
+    workdir: Path
+    step: int
+    best_step: int
+    record: Mapping[str, Any]
+    config: ml_collections.ConfigDict
+    network: Network
+    params: Flat
+    batch_stats: Flat
+    mesh: Mesh
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of the logits."""
+        return list(self.record["class_names"])
+
+    def dataset(self, data_dir: str | Path | None = None) -> PreparedDataset:
+        """A dataset prepared as the training data were: by default those.
+
+        Raises:
+            UserError: there is none, or it was prepared otherwise.
+        """
+        dataset = PreparedDataset.open(data_dir or self.config.data.dir)
+        check_same_preparation(dict(self.record), dataset)
+        return dataset
+
+    @functools.cached_property
+    def forward(self) -> Callable[[jax.Array], jax.Array]:
+        """`f(image) -> logits`: image (B, H, W, 1) float32 in [0, 1], B a multiple of the devices; (B, classes)."""
+        apply = jax.jit(self.network.eval_function(), out_shardings=replicated(self.mesh))
+        return lambda image: apply(self.params, self.batch_stats, image)
+
+    def logits(self, source: Split, batch_size: int | None = None) -> np.ndarray:
+        """Logits (N, classes) float32 of a split, in its order, each example once."""
+        return split_logits(
+            self.forward, source, batch_sharding(self.mesh), batch_size or self.config.eval.batch_size
+        )
+
+
+def open_run(workdir: str | Path, step: str | int = "best") -> Run:
+    """Opens a checkpoint of a run; everything comes from the checkpoint itself.
+
+    Args:
+        workdir: of the run.
+        step: "best" (by validation), "last", or a number.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"no checkpoints in {workdir}; give the --workdir of a training run")
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    try:
+        number, best = choose_step(checkpoints, str(step)), checkpoints.best_step()
+        record = checkpoints.record(number)
+        config = configs.from_json(record["config"])
+        model = configs.read(ModelSection, config.model, "model")
+        network = Network(build_shapes(model, record["origin"]["architecture"], len(record["class_names"])))
+        mesh = make_mesh()
+        arrays = _inference_arrays(checkpoints, number, record, network, mesh)
+    except DamagedCheckpoint as error:
+        others = ", ".join(str(n) for n in checkpoints.steps())
+        raise UserError(f"{error}; choose another with --step (there are {others})") from error
+    finally:
+        checkpoints.close()
+    return Run(workdir, number, best, record, config, network, *arrays, mesh=mesh)
+
+
+def _inference_arrays(
+    checkpoints: Checkpoints, step: int, record: Mapping[str, Any], network: Network, mesh: Mesh
+) -> tuple[Flat, Flat]:
+    """Parameters and running statistics to evaluate with: the averages where they were kept."""
+    saved = record.get("arrays") or record.get("checksums") or {}
+    params, batch_stats = network.init()
+    names = {
+        "params": "ema" if "ema" in saved else "params",
+        # Earlier releases kept no averages of the statistics.
+        "batch_stats": "ema_batch_stats" if "ema_batch_stats" in saved else "batch_stats",
+    }
+    like = {names["params"]: params, names["batch_stats"]: batch_stats}
+    everywhere = jax.tree.map(lambda _: replicated(mesh), like)
+    arrays = checkpoints.restore(step, shapes_on(like, everywhere), record)
+    return arrays[names["params"]], arrays[names["batch_stats"]]
+
+
+def choose_step(checkpoints: Checkpoints, step: str) -> int:
+    """The number of the checkpoint called "best", "last" or by its number.
+
+    Raises:
+        UserError: there is no such checkpoint.
+    """
+    present = checkpoints.steps()
+    if step == "best":
+        return checkpoints.best_step()
+    if step == "last" and present:
+        return present[-1]
+    if not (step.isascii() and step.isdigit()) or int(step) not in present:
+        raise UserError(f"no checkpoint {step!r}; there are best, last, {', '.join(map(str, present))}")
+    return int(step)

@@ -1,0 +1,52 @@
+"""What an augmentation is, and the registry that `augment.*` chooses from."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+from osteojax.registry import Registry
+
+Kind = Literal["geometry", "intensity"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """One random change of an image.
+
+    Attributes:
+        function: `f(settings, image, *keys) -> image`, of one image (H, W, C) float32 in [0, 1], under `jax.jit`.
+        settings: frozen dataclass; its fields are keys of `augment`, and at their defaults it is off.
+        kind: what moves pixels is done before what changes their values.
+        draws: numbers of its random streams, each its own: one key is passed for each.
+    """
+
+    function: Callable[..., jax.Array]
+    settings: type
+    kind: Kind
+    draws: tuple[int, ...]
+
+    def is_off(self, settings: Any) -> bool:
+        """Whether these settings leave an image as it is."""
+        return bool(settings == self.settings())
+
+
+AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
+
+
+def augmentation(
+    name: str, *, settings: type, kind: Kind, draws: tuple[int, ...] = ()
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Decorator that registers a function as an augmentation; the arguments are the fields of `Augmentation`.
+
+    Without `draws` it has one stream, whose number follows from its name: no member changes the draws of another.
+    """
+
+    def register(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        streams = draws or (zlib.crc32(name.encode()),)
+        AUGMENTATIONS.register(name)(Augmentation(function, settings, kind, streams))
+        return function
+
+    return register

@@ -1,0 +1,165 @@
+"""The experiment's config as typed sections, checked before anything is written.
+
+Each name of a registry (optimizer, schedule, loss, metric) is looked up at the door, and so is what the dataset must
+have; `configs/train/paper_resnet50.py` holds the meaning of every key.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from osteojax.config import AtLeastOne, Bound, Fraction, NotNegative, Positive, Share, read
+from osteojax.data.dataset import PreparedDataset
+from osteojax.errors import UserError
+from osteojax.metrics.registry import Direction, scalar
+from osteojax.models.build import ModelSection
+from osteojax.train.parameter_groups import Group
+
+log = logging.getLogger(__name__)
+
+NO_SPLIT = "none"
+INITS = Literal["imagenet", "imagenet_or_random", "random"]
+# A grain seed and a PRNG key take no more.
+Seed = Bound(low=0, high=2**32 - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """`data.*`."""
+
+    dir: str = ""
+    batch_size: Annotated[int, AtLeastOne] = 32
+    threads: Annotated[int, NotNegative] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSection:
+    """`loss.*`: a member of `osteojax.train.losses`, what the shipped ones can be set to, and what others can."""
+
+    name: str = "cross_entropy"
+    label_smoothing: Annotated[float, Fraction] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection:
+    """`optimizer.*`: members of `osteojax.train.optimizers` and `schedules`, and their settings."""
+
+    name: str = "adamw"
+    learning_rate: Annotated[float, NotNegative] = 1e-4
+    schedule: str = "cosine"
+    warmup_steps: Annotated[int, NotNegative] = 0
+    weight_decay: Annotated[float, NotNegative] = 1e-4
+    clip_norm: Annotated[float, NotNegative] = 1.0
+    ema_decay: Annotated[float, Share] = 0.0
+    b1: Annotated[float, Fraction] = 0.9
+    b2: Annotated[float, Fraction] = 0.999
+    eps: Annotated[float, Positive] = 1e-8
+    momentum: Annotated[float, Fraction] = 0.9
+    nesterov: bool = False
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    schedule_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSection:
+    """`eval.*`: validation. A split of "none" trains without."""
+
+    split: str = "val"
+    batch_size: Annotated[int, AtLeastOne] = 32
+    every_steps: Annotated[int, NotNegative] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BestSection:
+    """`best.*`: what ranks the checkpoints."""
+
+    metric: str = "cross_entropy"
+    mode: Literal["auto", "max", "min"] = "auto"
+    patience: Annotated[int, NotNegative] = 0
+
+    @property
+    def direction(self) -> Direction:
+        """ "max" or "min": the metric's own, unless the config insists."""
+        return scalar(self.metric).direction if self.mode == "auto" else self.mode
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSection:
+    """`checkpoint.*`."""
+
+    every_steps: Annotated[int, NotNegative] = 0
+    keep: Annotated[int, AtLeastOne] = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """`mesh.*`: see `osteojax.devices.mesh.make_mesh`."""
+
+    data: Annotated[int, Bound(low=-1)] = -1
+    fsdp: Annotated[int, AtLeastOne] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a training run can be told."""
+
+    model: ModelSection
+    seed: Annotated[int, Seed] = 0
+    init: INITS = "imagenet"
+    weights: str = ""
+    preset: str = "stage3+"
+    groups: tuple[Group, ...] = ()
+    data: DataSection = dataclasses.field(default_factory=DataSection)
+    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss: LossSection = dataclasses.field(default_factory=LossSection)
+    optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
+    epochs: Annotated[float, Positive] = 30.0
+    eval: EvalSection = dataclasses.field(default_factory=EvalSection)
+    best: BestSection = dataclasses.field(default_factory=BestSection)
+    checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
+    mesh: MeshSection = dataclasses.field(default_factory=MeshSection)
+    log_every: Annotated[int, AtLeastOne] = 10
+
+
+def read_experiment(config: Mapping[str, Any]) -> Experiment:
+    """The experiment that a config describes.
+
+    Args:
+        config: a ConfigDict or dictionary, of this release or an earlier one.
+
+    Raises:
+        UserError: an unknown key, or a value that is not allowed.
+    """
+    values = dict(config)
+    values.pop("dataset_fingerprint", None)  # stored beside the config in config.json
+    best = dict(values.get("best", {}))
+    if best.get("metric") == "loss":  # what validation's cross-entropy was called
+        values["best"] = best | {"metric": "cross_entropy"}
+    return read(Experiment, values)
+
+
+def check(experiment: Experiment, dataset: PreparedDataset) -> None:
+    """Looks up every name and holds the experiment against the dataset, before anything is written.
+
+    What needs the network's own parameter names, the groups, is checked where they are assigned.
+
+    Raises:
+        UserError: one sentence that names the key and what is allowed.
+    """
+    best, split = experiment.best, experiment.eval.split
+    natural = scalar(best.metric).direction
+    if best.direction != natural:
+        log.warning(
+            "best.mode=%s, but %s is better when it is %s; leave best.mode at 'auto' unless you mean it",
+            best.mode, best.metric, "larger" if natural == "max" else "smaller",
+        )  # fmt: skip
+    if split != NO_SPLIT and not dataset.splits.get(split):
+        present = ", ".join(f"{name} ({n})" for name, n in dataset.splits.items() if n)
+        raise UserError(
+            f"eval.split={split!r}: {dataset.directory} has no examples in it; it has {present}; choose one of them, "
+            f"or --config.eval.split={NO_SPLIT} to train without validation"
+        )
+    dataset.source("train")

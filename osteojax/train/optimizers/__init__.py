@@ -1,0 +1,5 @@
+"""Optimizers: one registered function each."""
+
+from osteojax.registry import discover
+
+discover(__name__)

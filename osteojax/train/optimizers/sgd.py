@@ -1,0 +1,23 @@
+"""Stochastic gradient descent."""
+
+import dataclasses
+from typing import Annotated
+
+import optax
+
+from osteojax.config import Fraction
+from osteojax.train.optimizers.registry import OPTIMIZERS
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Decay of the velocity, and whether Nesterov's look ahead is taken."""
+
+    momentum: Annotated[float, Fraction] = 0.9
+    nesterov: bool = False
+
+
+@OPTIMIZERS.function("sgd", settings=SGD)
+def sgd(settings: SGD) -> optax.GradientTransformation:
+    """SGD with momentum, Nesterov's (Sutskever et al. 2013) where asked for."""
+    return optax.trace(decay=settings.momentum, nesterov=settings.nesterov)

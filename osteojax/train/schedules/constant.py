@@ -1,0 +1,12 @@
+"""A learning rate that stays."""
+
+import optax
+
+from osteojax.registry import NoSettings
+from osteojax.train.schedules.registry import SCHEDULES
+
+
+@SCHEDULES.function("constant")
+def constant(settings: NoSettings, peak: float, steps: int) -> optax.Schedule:
+    """The peak throughout."""
+    return optax.constant_schedule(peak)

@@ -1,0 +1,293 @@
+"""Where a run begins: from its config, or from the newest checkpoint that is whole."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from osteojax import config as configs
+from osteojax.data.dataset import PreparedDataset, Split
+from osteojax.devices.agreement import any_process, from_first, shared_errors
+from osteojax.devices.mesh import replicated, state_sharding
+from osteojax.errors import UserError
+from osteojax.models.build import build_shapes
+from osteojax.models.network import Flat, Network
+from osteojax.run.best import BestSoFar
+from osteojax.run.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
+from osteojax.run.state import TrainState
+from osteojax.run.workdir import CONFIG, stored_config
+from osteojax.train import parameter_groups
+from osteojax.train.experiment import Experiment, read_experiment
+from osteojax.train.initialise import initialise
+from osteojax.train.optimizer import carry_over, make_optimizer
+from osteojax.train.step import Recipe
+
+log = logging.getLogger(__name__)
+
+# They change no result, and may differ between the starts of a run. The mesh is one of them unless batch norm sees it.
+_WITHOUT_EFFECT = (
+    "data.dir", "data.threads", "log_every", "checkpoint.keep", "checkpoint.every_steps", "eval.batch_size",
+)  # fmt: skip
+_MESH = ("mesh.data", "mesh.fsdp")
+# What the first start settled: its parameters came from there.
+_SETTLED = ("model.name", "model.fallback", "init", "weights")
+
+
+@dataclasses.dataclass
+class Start:
+    """What a run goes on from.
+
+    Attributes:
+        recipe: of the network that the first start settled on.
+        state: laid out on the mesh.
+        step: updates done.
+        pending: metrics of the steps since the last line of the log.
+        best: the ranking so far.
+        iterator: position in the data; None at the beginning.
+        origin: where the parameters came from at step 0.
+    """
+
+    recipe: Recipe
+    state: TrainState
+    step: int
+    pending: list[dict[str, float]]
+    best: BestSoFar
+    iterator: Any
+    origin: dict[str, Any]
+
+
+def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) -> None:
+    """Raises UserError where the processes were not all started with one config, dataset and number of devices.
+
+    Folders may differ: each host may have the data in its own place.
+    """
+    here = config.to_dict()
+    here["data"] = {key: value for key, value in here["data"].items() if key != "dir"}
+    here |= {"dataset": dataset.fingerprint, "devices of the process": jax.local_device_count()}
+    mine = ml_collections.ConfigDict(here)
+    first = configs.from_json(from_first(configs.to_json(mine)))
+    with shared_errors():
+        changed = [f"{key}: {change}" for key, change in configs.differences(first, mine).items()]
+        if changed:
+            raise UserError(
+                f"was not started like process 0 ({'; '.join(changed)}); start all processes with one command"
+            )
+
+
+def check_continues(
+    workdir: Path, checkpoints: Checkpoints, experiment: Experiment, dataset: PreparedDataset, *, force: bool
+) -> None:
+    """Whether the run in the workdir, if there is one, is this one, or may go on as this one.
+
+    The folder of the data may move between starts; its content, told by the fingerprint, may not change.
+
+    Raises:
+        UserError: the run was started with another config or other data, and not forced or not to be forced.
+    """
+    found = _stored(workdir, checkpoints)
+    if found is None:
+        return
+    before, fingerprint = found
+    now = _flat(experiment, dataset.fingerprint)
+    ignored = {*_WITHOUT_EFFECT, *(_MESH if experiment.model.batch_norm == "global" else ())}
+    changed = {
+        key: change
+        for key, change in configs.differences(_flat(before, fingerprint), now).items()
+        if key not in ignored
+    }
+    settled = [f"{key}: {change}" for key, change in changed.items() if key in _SETTLED]
+    if settled and checkpoints.steps():
+        raise UserError(
+            f"{workdir} holds a run whose parameters came from another start ({'; '.join(settled)}); nothing can "
+            "change that now, --force neither: use another --workdir"
+        )
+    if changed and not force:
+        raise UserError(
+            f"{workdir} holds a run started with another config "
+            f"({'; '.join(f'{key}: {change}' for key, change in changed.items())}); "
+            "use another --workdir, or --force to go on with the new values"
+        )
+
+
+def _stored(workdir: Path, checkpoints: Checkpoints) -> tuple[Experiment, str] | None:
+    """The experiment that the workdir was started with, and the fingerprint of its data."""
+    text = stored_config(workdir)
+    if text is not None:
+        try:
+            config = configs.from_json(text)
+            return _read_stored(config, str(workdir / CONFIG)), str(config.get("dataset_fingerprint"))
+        except UserError as error:
+            log.warning("%s; the newest checkpoint tells what the run was started with", error)
+    for step in reversed(checkpoints.steps()):
+        try:
+            record = checkpoints.record(step)
+        except DamagedCheckpoint:
+            continue
+        config = configs.from_json(record["config"])
+        return _read_stored(config, f"checkpoint {step}"), record["dataset_fingerprint"]
+    return None
+
+
+def _read_stored(config: ml_collections.ConfigDict, where: str) -> Experiment:
+    try:
+        return read_experiment(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict:
+    values = dataclasses.asdict(experiment) | {"dataset_fingerprint": fingerprint}
+    values["best"]["mode"] = experiment.best.direction
+    return ml_collections.ConfigDict(values)
+
+
+def read_labels(source: Split) -> np.ndarray:
+    """Labels (N,) int of a split."""
+    return np.asarray([example["label"] for example in source])
+
+
+def class_weights(choice: str, class_names: Sequence[str], source: Split) -> tuple[float, ...]:
+    """Weight of each class in the loss: 1, or inversely to its frequency where `choice` is "balanced".
+
+    Raises:
+        UserError: a class without training examples to weigh.
+    """
+    if choice == "none":
+        return (1.0,) * len(class_names)
+    counts = np.bincount(read_labels(source), minlength=len(class_names))
+    if not counts.all():
+        raise UserError(
+            f"loss.class_weights='balanced' needs training examples of every class; counts are {counts.tolist()}"
+        )
+    return tuple((counts.sum() / (len(class_names) * counts)).tolist())
+
+
+def start(
+    experiment: Experiment,
+    class_names: Sequence[str],
+    source: Split,
+    mesh: jax.sharding.Mesh,
+    checkpoints: Checkpoints,
+    total_steps: int,
+) -> Start:
+    """The state to train on from, and what belongs to it.
+
+    An order of explicit steps: init, load weights, optimizer init; or restore, which needs none of their values. The
+    newest checkpoint that is whole is taken; a damaged one is moved aside with a warning. A run that resumes keeps
+    the architecture that its first start settled on.
+
+    Raises:
+        UserError: names, groups or weights that do not fit, or a checkpoint that cannot be read just now.
+    """
+    classes = len(class_names)
+    weights = class_weights(experiment.loss.class_weights, class_names, source)
+
+    def recipe_for(network: Network) -> Recipe:
+        return Recipe.of(experiment, network, total_steps, weights)
+
+    for step in reversed(checkpoints.steps()):
+        damage = None
+        try:
+            record = checkpoints.record(step)
+            architecture = record["origin"]["architecture"]
+            recipe = recipe_for(
+                Network(build_shapes(experiment.model, architecture, classes, devices=mesh.size))
+            )
+            state = restore_state(checkpoints, step, record, recipe.network, mesh)
+        except DamagedCheckpoint as error:
+            damage = error
+        # Together: a process that alone went back would wait for the others for ever.
+        if any_process(damage is not None):
+            log.warning(
+                "%s; going back to the one before", damage or f"checkpoint {step} is damaged elsewhere"
+            )
+            checkpoints.set_aside(step)
+            continue
+        return Start(
+            recipe,
+            adopt(state, recipe, step, mesh),
+            step,
+            record["pending"],
+            BestSoFar(**record["best"]).ranked_by(
+                experiment.best.metric,
+                experiment.best.direction,
+                experiment.best.patience,
+                checkpoints.validated(),
+            ),
+            record["iterator"],
+            record["origin"],
+        )
+
+    model, origin = initialise(experiment, classes, mesh.size)
+    recipe = recipe_for(Network(model))
+    layout = state_sharding(mesh, jax.eval_shape(recipe.init_state, *recipe.network.init()))
+    state = jax.jit(recipe.init_state, out_shardings=layout)(*recipe.network.init())
+    best = BestSoFar(experiment.best.metric, experiment.best.direction, experiment.best.patience)
+    return Start(recipe, state, 0, [], best, None, origin)
+
+
+def restore_state(
+    checkpoints: Checkpoints, step: int, record: dict[str, Any], network: Network, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """The train state of a checkpoint as it was saved, laid out on this mesh whatever mesh it was saved from."""
+    saved = _read_stored(configs.from_json(record["config"]), f"checkpoint {step}")
+    params, batch_stats = network.init()
+    averaged = saved.optimizer.ema_decay > 0
+    # Earlier releases kept no averages of the statistics.
+    averaged_stats = averaged and "ema_batch_stats" in record.get("arrays", {})
+    shapes = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=_optimizer_shapes(saved, network, params, step),
+        ema=params if averaged else None,
+        ema_batch_stats=batch_stats if averaged_stats else None,
+    )
+    shapes = shapes_on(shapes, state_sharding(mesh, shapes))
+    like = {name: getattr(shapes, name) for name in ARRAYS if getattr(shapes, name) is not None}
+    arrays = checkpoints.restore(step, like, record)
+    state = TrainState(
+        step=jax.device_put(np.int32(step), replicated(mesh)),
+        **{name: arrays.get(name) for name in ARRAYS},
+    )
+    if averaged and not averaged_stats:
+        state.ema_batch_stats = jax.tree.map(jnp.copy, state.batch_stats)
+    return state
+
+
+def _optimizer_shapes(saved: Experiment, network: Network, params: Flat, step: int) -> Any:
+    """Shapes of the optimizer state that a run had after `step` steps."""
+    groups = parameter_groups.choose(saved.groups, saved.preset, network.stages)
+    labels = parameter_groups.assign(groups, params)
+    # It belongs to the groups that learned in the step before it. The schedule holds no state.
+    before = max(step - 1, 0)
+    transformation = make_optimizer(saved.optimizer, groups, labels, optax.constant_schedule(0.0), before)
+    return jax.eval_shape(transformation.init, params)
+
+
+def adopt(state: TrainState, recipe: Recipe, step: int, mesh: jax.sharding.Mesh) -> TrainState:
+    """The restored state as this recipe wants it: what fits is carried over, what is new starts afresh, and is said."""
+    wanted = jax.eval_shape(recipe.optimizer(max(step - 1, 0)).init, state.params)
+    _, afresh = carry_over(state.opt_state, wanted)
+    if afresh or jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
+        layout = state_sharding(mesh, wanted)
+        fresh = jax.jit(recipe.optimizer(max(step - 1, 0)).init, out_shardings=layout)(state.params)
+        state.opt_state, _ = carry_over(state.opt_state, fresh)
+        if afresh:
+            log.warning(
+                "the optimizer's state starts afresh at step %d for: %s", step, ", ".join(sorted(afresh))
+            )
+    if recipe.averages and state.ema is None:
+        state.ema = jax.tree.map(jnp.copy, state.params)
+        state.ema_batch_stats = jax.tree.map(jnp.copy, state.batch_stats)
+        log.warning("the moving average starts at step %d", step)
+    if not recipe.averages:
+        state.ema = state.ema_batch_stats = None
+    return state
