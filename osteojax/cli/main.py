@@ -43,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
     )
     for package in ("osteojax", "data_prep"):
         logging.getLogger(package).setLevel(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of its own defaults
     try:
         with disk_errors("the output"):
             return arguments.run(arguments, overrides)

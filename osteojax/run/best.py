@@ -51,15 +51,17 @@ class BestSoFar:
     def ranked_by(
         self, metric: str, mode: str, patience: int, validated: Mapping[int, Mapping[str, float]]
     ) -> "BestSoFar":
-        """The same run under another ranking.
+        """The same run under another ranking; patience begins anew where anything changed.
 
         Args:
             metric, mode, patience: of the new ranking.
             validated: step -> validation metrics, of the checkpoints that there still are.
         """
+        if (metric, mode, patience) == (self.metric, self.mode, self.patience):
+            return self
         if (metric, mode) == (self.metric, self.mode):
-            return dataclasses.replace(self, patience=patience)
+            return dataclasses.replace(self, patience=patience, stale=0)
         again = BestSoFar(metric, mode, patience)
         for step, metrics in validated.items():
             again.update(step, metrics)
-        return again
+        return dataclasses.replace(again, stale=0)

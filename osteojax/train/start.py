@@ -210,20 +210,20 @@ def start(
             )
             checkpoints.set_aside(step)
             continue
-        return Start(
-            recipe,
-            adopt(state, recipe, step, mesh),
-            step,
-            record["pending"],
-            BestSoFar(**record["best"]).ranked_by(
-                experiment.best.metric,
-                experiment.best.direction,
-                experiment.best.patience,
-                checkpoints.validated(),
-            ),
-            record["iterator"],
-            record["origin"],
+        best = BestSoFar(**record["best"])
+        ranked = best.ranked_by(
+            experiment.best.metric,
+            experiment.best.direction,
+            experiment.best.patience,
+            checkpoints.validated(),
         )
+        if ranked is not best and step >= total_steps:
+            raise UserError(
+                f"the run is complete at step {step}: best.* changes nothing any more; raise epochs to go on, or "
+                "choose a checkpoint with osteojax evaluate --step"
+            )
+        state = adopt(state, recipe, step, mesh)
+        return Start(recipe, state, step, record["pending"], ranked, record["iterator"], record["origin"])
 
     model, origin = initialise(experiment, classes, mesh.size)
     recipe = recipe_for(Network(model))
