@@ -1,5 +1,6 @@
 """What the processes of a run must find alike: an error of one is an error of all, and none is left waiting."""
 
+import collections
 import contextlib
 from collections.abc import Iterator
 
@@ -32,6 +33,16 @@ def shared_errors() -> Iterator[None]:
         process, text = failed[0]
         others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise UserError(f"process {process}{others}: {text}")
+
+
+def check_even_devices() -> None:
+    """Raises UserError where the processes do not all have as many devices; needs no communication."""
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"process {process}: {count}" for process, count in sorted(counts.items()))
+        raise UserError(
+            f"the processes do not have equally many devices ({told}); give each the same number, or leave hosts out"
+        )
 
 
 def gather_texts(text: str) -> list[str]:

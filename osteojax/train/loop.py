@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from osteojax import config as configs
 from osteojax.data.batches import plan_for, to_devices, train_iterator
 from osteojax.data.dataset import PreparedDataset
-from osteojax.devices.agreement import shared_errors
+from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from osteojax.errors import UserError
 from osteojax.metrics import score as scores
@@ -58,6 +58,7 @@ def train(
         Diverged: the loss or the state became NaN or infinite.
         Preempted: after SIGTERM, once the state is saved.
     """
+    check_even_devices()
     with shared_errors():
         experiment = read_experiment(config)
         dataset = PreparedDataset.open(experiment.data.dir)

@@ -64,13 +64,13 @@ class Start:
 
 
 def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) -> None:
-    """Raises UserError where the processes were not all started with one config, dataset and number of devices.
+    """Raises UserError where the processes were not all started with one config and dataset.
 
     Folders may differ: each host may have the data in its own place.
     """
     here = config.to_dict()
     here["data"] = {key: value for key, value in here["data"].items() if key != "dir"}
-    here |= {"dataset": dataset.fingerprint, "devices of the process": jax.local_device_count()}
+    here |= {"dataset": dataset.fingerprint}
     mine = ml_collections.ConfigDict(here)
     first = configs.from_json(from_first(configs.to_json(mine)))
     with shared_errors():

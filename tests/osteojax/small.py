@@ -100,6 +100,11 @@ def write_config(path, config):
 register()
 
 if __name__ == "__main__":
+    import os
+
     from osteojax.cli.main import main
+    from osteojax.run import workdir
+
+    workdir._SECONDS_TO_APPEAR = float(os.environ.get("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "30"))
 
     main()

@@ -1,21 +1,18 @@
 """The training engine, on a network of a few thousand parameters and generated images."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import small
+from processes import command, free_port, launch, wait_for_step
 
 from osteojax.cli.train import EXIT_PREEMPTED
 from osteojax.errors import UserError
@@ -26,8 +23,6 @@ from osteojax.run.checkpoint import Checkpoints, is_better
 from osteojax.train import loop as engine
 from osteojax.train.experiment import read_experiment
 from osteojax.train.loop import train
-
-SCRIPT = Path(small.__file__)
 
 
 def saved(workdir, step=None, items=("params", "batch_stats", "opt_state", "ema", "ema_batch_stats")):
@@ -365,31 +360,6 @@ def test_training_without_a_validation_split(quick, tmp_path):
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def command(config_file, workdir, *flags, devices=8):
-    root = str(SCRIPT.parents[2])
-    simulated = f"--xla_force_host_platform_device_count={devices}"
-    environment = dict(os.environ, XLA_FLAGS=simulated, PYTHONPATH=root)
-    arguments = [
-        sys.executable,
-        str(SCRIPT),
-        "train",
-        f"--config={config_file}",
-        f"--workdir={workdir}",
-        *flags,
-    ]
-    return {"args": arguments, "env": environment, "cwd": root}
-
-
-def wait_for_step(workdir, step, process):
-    """Returns once the run has written a line of this step or later."""
-    while process.poll() is None:
-        path = workdir / "timing.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        if any(json.loads(line)["step"] >= step for line in lines if line.endswith("}")):
-            return
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def long_run(prepared, tmp_path):
     config = everything(prepared)
@@ -427,22 +397,6 @@ def test_killed_at_twenty_random_steps_it_is_the_same_run_to_the_bit(long_run, t
         subprocess.run(**command(file, workdir), check=True)
         assert metrics_of(workdir) == metrics_of(tmp_path / "whole"), trial
         assert_same_bits(saved(workdir), saved(tmp_path / "whole"))
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def launch(file, workdir, processes, devices, *flags):
-    coordinator = f"--coordinator=127.0.0.1:{free_port()}"
-    started = []
-    for i in range(processes):
-        member = (coordinator, f"--processes={processes}", f"--process_id={i}", *flags)
-        call = command(file, workdir, *member, devices=devices)
-        started.append(subprocess.Popen(**call, stderr=subprocess.PIPE, text=True))
-    return started
 
 
 def test_two_processes_of_two_devices_equal_one_of_four_and_one_device(prepared, tmp_path):

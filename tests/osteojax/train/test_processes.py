@@ -1,0 +1,97 @@
+"""What several processes must find alike is one clear line of all of them, and soon."""
+
+import shutil
+import subprocess
+
+import pytest
+import small
+from processes import command, free_port
+
+from osteojax.devices import agreement
+
+
+def outcome(*calls):
+    """Exit status and last line of each of the processes started with these keywords of Popen."""
+    started = [subprocess.Popen(**call, stderr=subprocess.PIPE, text=True) for call in calls]
+    found = []
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        lines = [line for line in errors.splitlines() if line.startswith("osteojax train: ")]
+        assert "Traceback" not in errors, errors
+        found.append((process.returncode, lines[-1] if lines else errors[-500:]))
+    return found
+
+
+def member(port, i, file, workdir, *flags, devices=1):
+    where = (f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process_id={i}")
+    return command(file, workdir, *where, *flags, devices=devices)
+
+
+@pytest.fixture
+def file(prepared, tmp_path):
+    config = small.quick_config(prepared)
+    config.mesh.data = -1
+    return small.write_config(tmp_path / "config.py", config)
+
+
+def test_different_configs_are_named_by_their_keys(file, tmp_path):
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "run"),
+        member(port, 1, file, tmp_path / "run", "--config.optimizer.learning_rate=0.5"),
+    )
+    for status, line in found:
+        assert status == 2
+        assert "process 1: was not started like process 0 (optimizer.learning_rate: 0.001 -> 0.5)" in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_dataset_that_one_host_lacks_stops_both(file, tmp_path):
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "run"),
+        member(port, 1, file, tmp_path / "run", f"--config.data.dir={tmp_path / 'nothing'}"),
+    )
+    assert all(status == 2 and "process 1: no prepared dataset in" in line for status, line in found), found
+
+
+def test_the_data_may_lie_elsewhere_on_each_host_but_not_be_others(prepared, file, tmp_path):
+    shutil.copytree(prepared, tmp_path / "copy")
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "run"),
+        member(port, 1, file, tmp_path / "run", f"--config.data.dir={tmp_path / 'copy'}"),
+    )
+    assert [status for status, _ in found] == [0, 0], found
+    other = small.write_dataset(tmp_path / "other", {"train": 22, "val": 7, "test": 11}, seed=1)
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "again"),
+        member(port, 1, file, tmp_path / "again", f"--config.data.dir={other}"),
+    )
+    assert all(status == 2 and "dataset: 'generated-0' -> 'generated-1'" in line for status, line in found), (
+        found
+    )
+
+
+def test_a_workdir_that_is_not_shared_and_uneven_devices(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "1")
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "run0"),
+        member(port, 1, file, tmp_path / "run1"),
+    )
+    assert all(
+        status == 2 and "is not the folder that process 0 writes to" in line for status, line in found
+    ), found
+    port = free_port()
+    found = outcome(
+        member(port, 0, file, tmp_path / "run", devices=1),
+        member(port, 1, file, tmp_path / "run", devices=2),
+    )
+    assert all(status == 2 and "process 0: 1, process 1: 2" in line for status, line in found), found
+
+
+def test_one_process_agrees_with_itself():
+    assert agreement.from_first("a") == "a" and agreement.gather_texts("b") == ["b"]
+    assert agreement.any_process(True) and not agreement.any_process(False)
