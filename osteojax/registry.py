@@ -89,7 +89,7 @@ class Member(Generic[F]):
     """A function that a config chooses by name, with what can be set.
 
     Attributes:
-        function: takes its settings first.
+        function: its last argument is called `settings`.
         settings: frozen dataclass, each field with a default and checked as `osteojax.config.read` does.
     """
 
@@ -101,7 +101,7 @@ class Functions(Registry[Member[F]], Generic[F]):
     """A registry of functions that have settings: losses, optimizers, schedules."""
 
     def function(self, name: str, *, settings: type = NoSettings) -> Callable[[F], F]:
-        """Decorator that adds `f(settings, ...)`."""
+        """Decorator that adds `f(..., settings)`."""
 
         def add(function: F) -> F:
             self.register(name)(Member(function, settings))
@@ -126,7 +126,7 @@ class Functions(Registry[Member[F]], Generic[F]):
         member = self.get(name)
         fields = {field.name for field in dataclasses.fields(member.settings)}
         values = {key: value for key, value in common.items() if key in fields}
-        return functools.partial(member.function, read(member.settings, {**values, **own}, where))
+        return functools.partial(member.function, settings=read(member.settings, {**values, **own}, where))
 
 
 def discover(package: ModuleType | str) -> None:

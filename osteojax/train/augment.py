@@ -58,7 +58,8 @@ def apply(key: jax.Array, image: jax.Array, augmentations: Chain) -> jax.Array:
 
     def one(row_key: jax.Array, x: jax.Array) -> jax.Array:
         for member, settings in augmentations:
-            x = member.function(settings, x, *(jax.random.fold_in(row_key, draw) for draw in member.draws))
+            keys = (jax.random.fold_in(row_key, draw) for draw in member.draws)
+            x = member.function(x, *keys, settings=settings)
         return x
 
     # One key per row, by its place in the global batch: the number of padding rows must not matter.

@@ -16,6 +16,6 @@ class Flip:
 
 
 @augmentation("flip", settings=Flip, kind="geometry", draws=(0,))
-def flip(settings: Flip, image: jax.Array, key: jax.Array) -> jax.Array:
+def flip(image: jax.Array, key: jax.Array, settings: Flip) -> jax.Array:
     """Left and right exchanged, with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)

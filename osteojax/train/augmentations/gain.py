@@ -18,6 +18,6 @@ class Gain:
 
 
 @augmentation("gain", settings=Gain, kind="intensity", draws=(3,))
-def gain(settings: Gain, image: jax.Array, key: jax.Array) -> jax.Array:
+def gain(image: jax.Array, key: jax.Array, settings: Gain) -> jax.Array:
     """All values times one factor, clipped to [0, 1]."""
     return jnp.clip(image * (1 + settings.gain * jax.random.uniform(key, minval=-1.0)), 0.0, 1.0)

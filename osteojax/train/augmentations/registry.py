@@ -17,7 +17,7 @@ class Augmentation:
     """One random change of an image.
 
     Attributes:
-        function: `f(settings, image, *keys) -> image`, of one image (H, W, C) float32 in [0, 1], under `jax.jit`.
+        function: `f(image, *keys, settings) -> image`, of one image (H, W, C) float32 in [0, 1], under `jax.jit`.
         settings: frozen dataclass; its fields are keys of `augment`, and at their defaults it is off.
         kind: what moves pixels is done before what changes their values.
         draws: numbers of its random streams, each its own: one key is passed for each.

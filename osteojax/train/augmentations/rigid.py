@@ -19,7 +19,7 @@ class Rigid:
 
 
 @augmentation("rigid", settings=Rigid, kind="geometry", draws=(1, 2))
-def rigid(settings: Rigid, image: jax.Array, rotate_key: jax.Array, shift_key: jax.Array) -> jax.Array:
+def rigid(image: jax.Array, rotate_key: jax.Array, shift_key: jax.Array, settings: Rigid) -> jax.Array:
     """Rotated about the centre and shifted."""
     angle = jnp.deg2rad(settings.rotate) * jax.random.uniform(rotate_key, minval=-1.0)
     offset = settings.shift * jax.random.uniform(shift_key, (2,), minval=-1.0)

@@ -18,7 +18,7 @@ class CrossEntropy:
 
 
 @LOSSES.function("cross_entropy", settings=CrossEntropy)
-def cross_entropy(settings: CrossEntropy, logits: jax.Array, label: jax.Array) -> jax.Array:
+def cross_entropy(logits: jax.Array, label: jax.Array, settings: CrossEntropy) -> jax.Array:
     """In nats, with label smoothing (Szegedy et al. 2016)."""
     target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), settings.label_smoothing)
     return optax.softmax_cross_entropy(logits, target)

@@ -7,6 +7,6 @@ from osteojax.train.schedules.registry import SCHEDULES
 
 
 @SCHEDULES.function("constant")
-def constant(settings: NoSettings, peak: float, steps: int) -> optax.Schedule:
+def constant(peak: float, steps: int, settings: NoSettings) -> optax.Schedule:
     """The peak throughout."""
     return optax.constant_schedule(peak)

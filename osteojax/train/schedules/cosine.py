@@ -7,6 +7,6 @@ from osteojax.train.schedules.registry import SCHEDULES
 
 
 @SCHEDULES.function("cosine")
-def cosine(settings: NoSettings, peak: float, steps: int) -> optax.Schedule:
+def cosine(peak: float, steps: int, settings: NoSettings) -> optax.Schedule:
     """From the peak to zero (Loshchilov and Hutter 2017, without restarts)."""
     return optax.cosine_decay_schedule(peak, steps)

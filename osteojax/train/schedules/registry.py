@@ -6,5 +6,5 @@ import optax
 
 from osteojax.registry import Functions
 
-# `f(settings, peak, steps) -> schedule`: from `peak` at its step 0, which follows the warm-up, over `steps` steps.
+# `f(peak, steps, settings) -> schedule`: from `peak` at its step 0, which follows the warm-up, over `steps` steps.
 SCHEDULES: Functions[Callable[..., optax.Schedule]] = Functions("schedule")

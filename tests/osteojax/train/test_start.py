@@ -206,7 +206,7 @@ def test_the_mesh_has_an_effect_where_batch_norm_is_per_device(prepared, tmp_pat
         ("optimizer.name=lion", "no optimizer 'lion'; there are adamw, sgd"),
         ("optimizer.schedule=linear", "no schedule 'linear'"),
         ("loss.name=hinge", "no loss 'hinge'; there are cross_entropy"),
-        ("best.metric=acuracy", "no metric 'acuracy'; there are"),
+        ("best.metric=accuracies", "no metric 'accuracies'; there are"),
         ("best.mode=up", "best.mode is 'up'; it must be one of 'auto', 'max', 'min'"),
         ("preset=stage9", "no preset 'stage9'"),
         ("optimizer.learning_rate=-1.0", "optimizer.learning_rate is -1.0; it must be a number at least 0"),

@@ -1,0 +1,97 @@
+"""The examples of docs/extending.md, executed and used."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import median_filter
+from sklearn.metrics import matthews_corrcoef
+
+from data_prep.denoise.registry import DENOISERS, DenoiseSpec
+from osteojax.errors import UserError
+from osteojax.metrics.predictions import Predictions
+from osteojax.metrics.registry import METRICS
+from osteojax.metrics.score import score_predictions, validation_metrics
+from osteojax.train import augment
+from osteojax.train.augmentations.registry import AUGMENTATIONS
+from osteojax.train.losses.registry import LOSSES
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
+REGISTRIES = (DENOISERS, METRICS, AUGMENTATIONS, LOSSES)
+
+
+def block(heading):
+    """The code under a heading of the page."""
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.fullmatch(r".*?```python\n(.*?)```.*", section, re.DOTALL)[1]
+
+
+@pytest.fixture
+def registered(request):
+    """Executes the block of the test's heading; what it registers is gone afterwards."""
+    code = block(request.param)
+    assert 10 <= len(code.strip().splitlines()) <= 40
+    with contextlib.ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(registry.temporary())
+        exec(compile(code, request.param, "exec"), {"__name__": "example"})
+        yield
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("registered", ["A loss"], indirect=True)
+def test_the_loss_is_lins_and_its_settings_are_checked(registered):
+    logits, label = RNG.normal(size=(7, 3)).astype(np.float32), RNG.integers(0, 3, 7)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    p = p[np.arange(7), label]
+    found = LOSSES.bind("focal", {"label_smoothing": 0.1}, {"gamma": 1.5}, "loss.settings")(logits, label)
+    np.testing.assert_allclose(found, -((1 - p) ** 1.5) * np.log(p), rtol=1e-4)
+    with pytest.raises(UserError, match=r"loss\.settings\.gamma is -1"):
+        LOSSES.bind("focal", {}, {"gamma": -1.0}, "loss.settings")
+    with pytest.raises(UserError, match=r"loss\.settings\.gama; did you mean loss\.settings\.gamma"):
+        LOSSES.bind("focal", {}, {"gama": 1.0}, "loss.settings")
+
+
+@pytest.mark.parametrize("registered", ["An augmentation"], indirect=True)
+def test_the_augmentation_is_off_by_default_draws_its_own_and_leaves_the_draws_of_others(registered):
+    image = jnp.asarray(RNG.random((6, 8, 8, 1)), jnp.float32)
+    key = jax.random.key(0)
+    assert augment.chain({"flip": False, "gamma": 0.0}) == ()
+    alone = augment.apply(key, image, augment.chain({"gamma": 0.5}))
+    exponents = np.log(alone)[:, 0, 0, 0] / np.log(image)[:, 0, 0, 0]
+    assert len(set(np.round(exponents, 3))) == 6 and (np.abs(np.log(exponents)) < 0.5).all()
+    flipped = augment.apply(key, image, augment.chain({"flip": True}))
+    both = augment.apply(key, image, augment.chain({"flip": True, "gamma": 0.5}))
+    np.testing.assert_allclose(both, flipped ** exponents[:, None, None, None], rtol=1e-4)
+
+
+@pytest.mark.parametrize("registered", ["A metric"], indirect=True)
+def test_the_metric_is_scikit_learns_and_is_read_by_validation_and_evaluation(registered):
+    logits, labels = RNG.normal(size=(60, 3)), RNG.integers(0, 3, 60)
+    logits[np.arange(60), labels] += 1.0
+    expected = matthews_corrcoef(labels, logits.argmax(-1))
+    assert validation_metrics(logits, labels)["mcc"] == pytest.approx(expected)
+    found = score_predictions(logits, labels, [str(i // 2) for i in range(60)], ("a", "b", "c"))["mcc"]
+    assert found["value"] == pytest.approx(expected) and found["ci95"][0] < expected < found["ci95"][1]
+    one_class = Predictions.unweighted(np.tile([[1.0, 0.0, 0.0]], (4, 1)), np.array([0, 1, 2, 0]))
+    assert np.isnan(METRICS.get("mcc").function(one_class)).all()
+
+
+@pytest.mark.parametrize("registered", ["A denoiser"], indirect=True)
+def test_the_denoiser_is_chosen_with_its_settings_and_travels_in_the_spec(registered):
+    spec = DenoiseSpec.of("median", {"size": 5})
+    pixels = RNG.normal(size=(20, 30)).astype(np.float32)
+    np.testing.assert_array_equal(spec(pixels, 1.0), median_filter(pixels, 5, mode="mirror"))
+    assert DenoiseSpec(**{"name": spec.name, "settings": dict(spec.settings)}) == spec
+    with pytest.raises(UserError, match=r"denoise\.size is 4"):
+        DenoiseSpec.of("median", {"size": 4})
+
+
+def test_what_was_registered_in_the_other_tests_is_gone():
+    assert not {"focal", "gamma", "mcc", "median"} & {name for registry in REGISTRIES for name in registry}
