@@ -128,6 +128,10 @@ def compile_check(config: ml_collections.ConfigDict, topology: str) -> Report:
 
     compiled, gradient_bytes = compile_for(config, mesh)
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+    if cost is None or memory is None or text is None:
+        raise UserError(
+            f"this libtpu tells nothing of a program for {topology}; install the one of constraints.txt"
+        )
     return Report(
         topology=topology,
         chips=chips,

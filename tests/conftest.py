@@ -17,6 +17,14 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import pytest
+from jaxtyping import install_import_hook
+
+# In the tests the shapes and dtypes of the public seams are checked at every call.
+CHECKED = (
+    "osteojax.metrics", "osteojax.run.inference", "osteojax.train.augment", "osteojax.train.augmentations",
+    "osteojax.train.losses",
+)  # fmt: skip
+install_import_hook(CHECKED, "beartype.beartype")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

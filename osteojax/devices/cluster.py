@@ -67,6 +67,7 @@ def start(
         coordinator, processes, process_id, _ = ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, timeout
         )
+    assert coordinator is not None and processes is not None and process_id is not None
     roll_call(coordinator, processes, process_id, timeout)
     jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
     log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)

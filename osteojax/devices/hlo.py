@@ -49,7 +49,7 @@ def hbm_bytes(text: str) -> int:
     Memory space 1 is the vector memory on the chip (`S(1)` in a layout); whatever is not there is in main memory. Each
     operand counts once, although a fusion may read it in several passes.
     """
-    entry = text[re.search(r"^ENTRY ", text, re.MULTILINE).start() :]
+    entry = re.split(r"^ENTRY ", text, maxsplit=1, flags=re.MULTILINE)[1]
     found = _INSTRUCTION.findall(entry)
     types = {name: type_ for name, type_, _, _ in found}
     total = 0

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 RESAMPLES = 1000
 LEVEL = 0.95
 
 
-def patient_weights(patients: Sequence[str], *, seed: int, resamples: int = RESAMPLES) -> np.ndarray:
+def patient_weights(
+    patients: Sequence[str], *, seed: int, resamples: int = RESAMPLES
+) -> Float[np.ndarray, "weightings n"]:
     """How often each example counts: once in row 0, as often as its patient was drawn in the others.
 
     Args:
@@ -32,7 +35,7 @@ def patient_weights(patients: Sequence[str], *, seed: int, resamples: int = RESA
     return np.concatenate([itself, draws[:, unit]])
 
 
-def with_interval(samples: np.ndarray) -> dict[str, Any]:
+def with_interval(samples: Float[np.ndarray, " weightings"]) -> dict[str, Any]:
     """A value and its 95 % interval.
 
     Args:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 
 
@@ -20,12 +21,14 @@ class Predictions:
         weights: (R, N) float, at least 0.
     """
 
-    logits: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
+    logits: Float[np.ndarray, "n classes"]
+    labels: Int[np.ndarray, " n"]
+    weights: Float[np.ndarray, "weightings n"]
 
     @classmethod
-    def unweighted(cls, logits: np.ndarray, labels: np.ndarray) -> "Predictions":
+    def unweighted(
+        cls, logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+    ) -> "Predictions":
         """One weighting: each example once."""
         return cls(logits, labels, np.ones((1, len(labels))))
 

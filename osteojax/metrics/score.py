@@ -4,21 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from osteojax.metrics.bootstrap import patient_weights, with_interval
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import METRICS, scalars
 
 
-def validation_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def validation_metrics(
+    logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
+) -> dict[str, float]:
     """Every scalar metric of logits (N, C) against labels (N,); NaN where the data do not define it."""
     given = Predictions.unweighted(logits, labels)
     return {name: float(metric.function(given)[0]) for name, metric in scalars().items()}
 
 
 def score_predictions(
-    logits: np.ndarray,
-    labels: np.ndarray,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
     patients: Sequence[str],
     class_names: Sequence[str],
     *,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from osteojax import models
+from osteojax.models.backbone import Backbone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,7 @@ class ModelSection:
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
 
 
-def build(
-    section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1
-) -> nnx.Module:
+def build(section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1) -> Backbone:
     """The model of a config with random weights; `seed` determines them.
 
     Batch norm takes its statistics over the global batch, or, with `batch_norm="per_device"`, over the part of each

@@ -4,27 +4,29 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from osteojax.data.batches import eval_iterator, plan_for, to_devices
 from osteojax.data.dataset import Split
-from osteojax.devices.mesh import replicated
+from osteojax.devices.mesh import batch_sharding, replicated
 
 
 def split_logits(
-    forward: Callable[[jax.Array], jax.Array], source: Split, sharding: NamedSharding, batch_size: int
-) -> np.ndarray:
+    forward: Callable[[Array], Array], source: Split, mesh: Mesh, batch_size: int
+) -> Float[np.ndarray, "n classes"]:
     """Logits (N, classes) float32 in the order of the split.
 
     Args:
-        forward: image (rows, H, W, C) laid out by `sharding` -> logits (rows, classes), replicated.
+        forward: image (rows, H, W, C) over the mesh -> logits (rows, classes), replicated.
         source: the N examples.
-        sharding: of the batches.
+        mesh: whose devices share a batch.
         batch_size: of the global batch; any value gives the same answer.
     """
+    sharding = batch_sharding(mesh)
     plan = plan_for(sharding, len(source), batch_size)
     # Which rows lie where is the mesh's affair: every row carries the number of its example.
-    everywhere = jax.jit(lambda index: index, out_shardings=replicated(sharding.mesh))
+    everywhere = jax.jit(lambda index: index, out_shardings=replicated(mesh))
     logits: np.ndarray | None = None
     counted = np.zeros(plan.examples, np.int64)
     for batch in eval_iterator(source, plan):

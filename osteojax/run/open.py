@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from osteojax import config as configs
 from osteojax.data.dataset import PreparedDataset, Split
-from osteojax.devices.mesh import batch_sharding, make_mesh, replicated
+from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
 from osteojax.models.build import ModelSection, build_shapes
 from osteojax.models.network import Flat, Network
@@ -74,9 +74,7 @@ class Run:
 
     def logits(self, source: Split, batch_size: int | None = None) -> np.ndarray:
         """Logits (N, classes) float32 of a split, in its order, each example once."""
-        return split_logits(
-            self.forward, source, batch_sharding(self.mesh), batch_size or self.config.eval.batch_size
-        )
+        return split_logits(self.forward, source, self.mesh, batch_size or self.config.eval.batch_size)
 
 
 def open_run(workdir: str | Path, step: str | int = "best") -> Run:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from osteojax.config import no_such_key, read
 from osteojax.errors import UserError
@@ -31,7 +32,9 @@ def chain(section: Mapping[str, Any]) -> Chain:
     for name, member in AUGMENTATIONS.members.items():
         fields = [field.name for field in dataclasses.fields(member.settings)]
         known |= dict.fromkeys(fields, name)
-        settings = read(member.settings, {key: values[key] for key in fields if key in values}, "augment")
+        settings: Any = read(
+            member.settings, {key: values[key] for key in fields if key in values}, "augment"
+        )
         if not member.is_off(settings):
             found.append((member, settings))
     for key in values:
@@ -42,7 +45,9 @@ def chain(section: Mapping[str, Any]) -> Chain:
     )  # "geometry" < "intensity"; sorting is stable
 
 
-def apply(key: jax.Array, image: jax.Array, augmentations: Chain) -> jax.Array:
+def apply(
+    key: Key[Array, ""], image: Float[Array, "batch height width channels"], augmentations: Chain
+) -> Float[Array, "batch height width channels"]:
     """Augments a batch.
 
     Args:

@@ -3,17 +3,16 @@
 import logging
 from typing import Any
 
-from flax import nnx
-
 from osteojax import weights
 from osteojax.errors import UserError
+from osteojax.models.backbone import Backbone
 from osteojax.models.build import build
 from osteojax.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
 
-def initialise(experiment: Experiment, classes: int, devices: int) -> tuple[nnx.Module, dict[str, Any]]:
+def initialise(experiment: Experiment, classes: int, devices: int) -> tuple[Backbone, dict[str, Any]]:
     """The model at step 0 and the record of its origin: `architecture`, `init` and, where there are some, `weights`.
 
     `init` is a policy: `imagenet` insists on pretrained weights; `imagenet_or_random` falls back first on
@@ -23,7 +22,7 @@ def initialise(experiment: Experiment, classes: int, devices: int) -> tuple[nnx.
         UserError: `imagenet`, or weights were named, and they cannot be had.
     """
 
-    def random(name: str) -> nnx.Module:
+    def random(name: str) -> Backbone:
         return build(experiment.model, name, classes, seed=experiment.seed, devices=devices)
 
     architecture, policy = experiment.model.name, experiment.init

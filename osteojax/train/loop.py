@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from osteojax import config as configs
 from osteojax.data.batches import plan_for, to_devices, train_iterator
-from osteojax.data.dataset import PreparedDataset
+from osteojax.data.dataset import PreparedDataset, Split
 from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from osteojax.errors import UserError
@@ -73,7 +73,7 @@ def train(
     save_every = experiment.checkpoint.every_steps or eval_every
     # The paper's 80:20 split has no validation set: then nothing is validated and the last step counts as best.
     validation = None if experiment.eval.split == NO_SPLIT else dataset.source(experiment.eval.split)
-    val_labels = read_labels(validation) if validation else None
+    val_labels = read_labels(validation or ())
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold(workdir))
@@ -133,12 +133,9 @@ def train(
             }
             checkpoints.save(state, record, metrics)
 
-        def validate() -> dict[str, float]:
+        def validate(split: Split) -> dict[str, float]:
             logits = split_logits(
-                lambda image: forward(*state.for_inference(), image),
-                validation,
-                by_row,
-                experiment.eval.batch_size,
+                lambda image: forward(*state.for_inference(), image), split, mesh, experiment.eval.batch_size
             )
             return scores.validation_metrics(logits, val_labels)
 
@@ -170,17 +167,17 @@ def train(
                 jax.block_until_ready(state)
                 jax.profiler.stop_trace()
 
-            evaluating = validation is not None and (step % eval_every == 0 or step == total_steps)
+            evaluating = validation if step % eval_every == 0 or step == total_steps else None
             preempted = stop_requested(step)
-            saving = evaluating or preempted or step % save_every == 0 or step == total_steps
+            saving = evaluating is not None or preempted or step % save_every == 0 or step == total_steps
             if saving or len(pending) >= experiment.log_every:
                 pending = [to_floats(m) for m in pending]
                 check_finite(pending, step, workdir)
 
             result = None
-            if evaluating:
+            if evaluating is not None:
                 with clock.paused():
-                    result = validate()
+                    result = validate(evaluating)
                 best.update(step, result)
                 progress.note(step, result)
             ending = step == total_steps or best.exhausted

@@ -100,10 +100,16 @@ def carry_over(old: Any, new: Any) -> tuple[Any, frozenset[str]]:
 
 
 def _fits(old: Any, new: Any) -> bool:
-    if old is None or jax.tree.structure(old) != jax.tree.structure(new):
+    if old is None or not same_structure(old, new):
         return False
     leaves = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
     return all(a.shape == b.shape and a.dtype == b.dtype for a, b in leaves)
+
+
+def same_structure(a: Any, b: Any) -> bool:
+    """Whether two trees differ in their leaves alone."""
+    one: Any = jax.tree.structure(a)
+    return bool(one == jax.tree.structure(b))
 
 
 def norms_by_group(tree: Flat, labels: Mapping[str, str], names: Sequence[str]) -> dict[str, jax.Array]:

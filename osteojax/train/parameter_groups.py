@@ -144,7 +144,7 @@ def table(
     groups: Sequence[Group], labels: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], lr: float
 ) -> list[tuple[str, ...]]:
     """Rows of text for the table printed at start: group, tensors, parameters, peak learning rate, state."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in groups:
         mine = [path for path, name in labels.items() if name == group.name]
         count = sum(int(np.prod(shapes[path])) for path in mine)

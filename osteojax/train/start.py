@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from osteojax import config as configs
-from osteojax.data.dataset import PreparedDataset, Split
+from osteojax.data.dataset import Example, PreparedDataset, Split
 from osteojax.devices.agreement import any_process, from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
@@ -26,7 +26,7 @@ from osteojax.run.workdir import CONFIG, stored_config
 from osteojax.train import parameter_groups
 from osteojax.train.experiment import Experiment, read_experiment
 from osteojax.train.initialise import initialise
-from osteojax.train.optimizer import carry_over, make_optimizer
+from osteojax.train.optimizer import carry_over, make_optimizer, same_structure
 from osteojax.train.step import Recipe
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict
     return ml_collections.ConfigDict(values)
 
 
-def read_labels(source: Split) -> np.ndarray:
+def read_labels(source: Iterable[Example]) -> np.ndarray:
     """Labels (N,) int of a split."""
     return np.asarray([example["label"] for example in source])
 
@@ -243,7 +243,7 @@ def restore_state(
     # Earlier releases kept no averages of the statistics.
     averaged_stats = averaged and "ema_batch_stats" in record.get("arrays", {})
     shapes = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
+        step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=_optimizer_shapes(saved, network, params, step),
@@ -255,7 +255,11 @@ def restore_state(
     arrays = checkpoints.restore(step, like, record)
     state = TrainState(
         step=jax.device_put(np.int32(step), replicated(mesh)),
-        **{name: arrays.get(name) for name in ARRAYS},
+        params=arrays["params"],
+        batch_stats=arrays["batch_stats"],
+        opt_state=arrays["opt_state"],
+        ema=arrays.get("ema"),
+        ema_batch_stats=arrays.get("ema_batch_stats"),
     )
     if averaged and not averaged_stats:
         state.ema_batch_stats = jax.tree.map(jnp.copy, state.batch_stats)
@@ -276,7 +280,7 @@ def adopt(state: TrainState, recipe: Recipe, step: int, mesh: jax.sharding.Mesh)
     """The restored state as this recipe wants it: what fits is carried over, what is new starts afresh, and is said."""
     wanted = jax.eval_shape(recipe.optimizer(max(step - 1, 0)).init, state.params)
     _, afresh = carry_over(state.opt_state, wanted)
-    if afresh or jax.tree.structure(state.opt_state) != jax.tree.structure(wanted):
+    if afresh or not same_structure(state.opt_state, wanted):
         layout = state_sharding(mesh, wanted)
         fresh = jax.jit(recipe.optimizer(max(step - 1, 0)).init, out_shardings=layout)(state.params)
         state.opt_state, _ = carry_over(state.opt_state, fresh)

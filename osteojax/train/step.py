@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def make_train_step(
         # Frozen parameters are passed on, not added to: -0.0 + 0.0 would already change a bit.
         params = frozen | {path: p + updates[path] for path, p in learned.items()}
         ema, ema_batch_stats = state.ema, state.ema_batch_stats
-        if ema is not None:
+        if ema is not None and ema_batch_stats is not None:
             decay = ema_decay(settings.ema_decay, state.step)
             ema = ema | {path: decay * ema[path] + (1 - decay) * params[path] for path in learned}
             # The averaged network's activations have other moments than the live one's.
@@ -187,9 +188,12 @@ def all_finite(state: TrainState) -> jax.Array:
 
 
 def compile_step(
-    recipe: Recipe, step: int, state: TrainState, batch: dict[str, jax.Array], mesh: jax.sharding.Mesh
-) -> tuple[Callable, dict[str, float]]:
-    """The compiled train step in force at `step`, and what its compilation says of it."""
+    recipe: Recipe, step: int, state: TrainState, batch: Mapping[str, Any], mesh: jax.sharding.Mesh
+) -> tuple[jax.stages.Compiled, dict[str, float]]:
+    """The compiled train step in force at `step`, and what its compilation says of it.
+
+    State and batch may be arrays or `jax.ShapeDtypeStruct`s.
+    """
     began = time.perf_counter()
     layout = state_sharding(mesh, state)
     function = jax.jit(
@@ -199,12 +203,13 @@ def compile_step(
         out_shardings=(layout, replicated(mesh)),
     )
     compiled = function.lower(state, batch).compile()
-    memory = compiled.memory_analysis()
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     facts = {
         "compile_seconds": time.perf_counter() - began,
         # As the compiler counts: a loop's body once, and on CPU the strips of a Winograd convolution are a loop.
-        "step_flops": compiled.cost_analysis().get("flops", math.nan),
-        "step_temporary_bytes": memory.temp_size_in_bytes,
-        "step_argument_bytes": memory.argument_size_in_bytes,
+        "step_flops": cost.get("flops", math.nan),
     }
+    if memory is not None:  # not every backend tells
+        facts["step_temporary_bytes"] = memory.temp_size_in_bytes
+        facts["step_argument_bytes"] = memory.argument_size_in_bytes
     return compiled, facts

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from osteojax.train.augmentations.registry import augmentation
 
@@ -16,6 +17,8 @@ class Flip:
 
 
 @augmentation("flip", settings=Flip, kind="geometry", draws=(0,))
-def flip(image: jax.Array, key: jax.Array, settings: Flip) -> jax.Array:
+def flip(
+    image: Float[Array, "height width channels"], key: Key[Array, ""], settings: Flip
+) -> Float[Array, "height width channels"]:
     """Left and right exchanged, with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)

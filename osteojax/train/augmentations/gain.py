@@ -5,6 +5,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from osteojax.config import Share
 from osteojax.train.augmentations.registry import augmentation
@@ -18,6 +19,8 @@ class Gain:
 
 
 @augmentation("gain", settings=Gain, kind="intensity", draws=(3,))
-def gain(image: jax.Array, key: jax.Array, settings: Gain) -> jax.Array:
+def gain(
+    image: Float[Array, "height width channels"], key: Key[Array, ""], settings: Gain
+) -> Float[Array, "height width channels"]:
     """All values times one factor, clipped to [0, 1]."""
     return jnp.clip(image * (1 + settings.gain * jax.random.uniform(key, minval=-1.0)), 0.0, 1.0)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import jax
 import optax
+from jaxtyping import Array, Float, Int
 
 from osteojax.config import Fraction
 from osteojax.train.losses.registry import LOSSES
@@ -18,7 +19,9 @@ class CrossEntropy:
 
 
 @LOSSES.function("cross_entropy", settings=CrossEntropy)
-def cross_entropy(logits: jax.Array, label: jax.Array, settings: CrossEntropy) -> jax.Array:
+def cross_entropy(
+    logits: Float[Array, "batch classes"], label: Int[Array, " batch"], settings: CrossEntropy
+) -> Float[Array, " batch"]:
     """In nats, with label smoothing (Szegedy et al. 2016)."""
     target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), settings.label_smoothing)
     return optax.softmax_cross_entropy(logits, target)
