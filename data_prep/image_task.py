@@ -18,6 +18,7 @@ from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, preprocess_native
 from osteojax.errors import UserError
+from osteojax.files import disk_errors
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +181,10 @@ def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
 def _store(cache: Path, result: Prepared, image: np.ndarray) -> None:
     """Writes aside and renames, so that a killed worker leaves nothing that looks finished."""
     scratch = cache / f"{result.key}.{os.getpid()}.tmp"
-    try:
+    with disk_errors(cache, kept="finished images are kept"):
         with scratch.open("wb") as stream:
             np.savez_compressed(stream, image=image, result=np.array(json.dumps(dataclasses.asdict(result))))
         scratch.replace(cache / f"{result.key}.npz")
-    except OSError as error:
-        raise UserError(f"cannot write to {cache}: {error.strerror}") from None
 
 
 def _cached(cache: Path, key: str) -> Prepared | None:

@@ -112,11 +112,9 @@ def open_workdir(out: Path) -> Iterator[Workdir]:
     out = out.resolve()  # a link is followed, not replaced
     inside = out.is_dir() and (os.path.ismount(out) or not os.access(out.parent, os.W_OK))
     folder = out / INSIDE if inside else out.parent / f"{out.name}.partial"
-    try:
+    with disk_errors(folder):
         (folder / "cache").mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -77,7 +77,10 @@ class PreparedDataset:
             UserError: there is none, it was not written by `osteojax prep`, or it is damaged.
         """
         if not str(directory):
-            raise UserError("no dataset is given; name one with --config.data.dir=FOLDER of `osteojax prep`")
+            raise UserError(
+                "no prepared dataset in data.dir, which is empty; name a folder of `osteojax prep` with "
+                "--config.data.dir=FOLDER"
+            )
         directory = Path(directory)
         if not (directory / "dataset_info.json").is_file():
             raise UserError(
