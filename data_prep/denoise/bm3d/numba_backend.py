@@ -13,7 +13,10 @@ All of it is in one file because numba's cache notices a change of the file that
 the functions that it calls in others.
 
 The result is a pure function of the input: one order of additions, no tiles, no threads inside. It is the
-same to the bit from any thread and process on one machine; another CPU may contract or sum in another order.
+same to the bit from any thread and process on one machine, be it compiled there and then or loaded from the cache;
+another CPU may contract or sum in another order. So the kernels are inlined by force into the one function that is
+called from Python and cached. Left as calls, a process that compiles them runs each as it was optimised on its own,
+and one that loads the whole from the cache as it was optimised along with its caller, which sums in another order.
 
 The formulas are those of Dabov et al., IEEE TIP 16(8), 2007, with the exact variance of a group's
 coefficients where its blocks overlap, from Makinen, Azzari, Foi, IEEE TIP 29, 2020.
@@ -46,7 +49,9 @@ _DISPLACEMENTS = 32
 # Products and sums may become one instruction.
 _CONTRACT = ("contract",)
 # Sums may be reordered and contracted; infinities and NaN keep their meaning.
-_compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+_jit = functools.partial(njit, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+_compiled = _jit(cache=True)
+_inlined = _jit(forceinline=True)
 
 
 def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
@@ -188,7 +193,7 @@ def _filter_image(
     return estimate
 
 
-@_compiled
+@_inlined
 def _transform_columns(z, y, forward, out):
     """The column transform of the 8x1 strips that begin in row y: out[8 x + k], k the frequency."""
     a0, a1, a2, a3 = z[y], z[y + 1], z[y + 2], z[y + 3]
@@ -207,7 +212,7 @@ def _transform_columns(z, y, forward, out):
             )
 
 
-@_compiled
+@_inlined
 def _deal_columns(pilot, grid, step, radius):
     """The image's columns dealt into `step` planes a row, so that pixels of neighbouring cells are neighbours.
 
@@ -227,7 +232,7 @@ def _deal_columns(pilot, grid, step, radius):
     return planes, margin
 
 
-@_compiled
+@_inlined
 def _shifts(dealt, offsets):
     """How far in `dealt` the pixels of plane p of a cell's row move with each displacement: [o, p]."""
     _, step, side = dealt.shape
@@ -239,7 +244,7 @@ def _shifts(dealt, offsets):
     return shifts
 
 
-@_compiled
+@_inlined
 def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match):
     """The nearest blocks of `rows` rows of reference blocks, the first at y (equations 5 and 6).
 
@@ -542,7 +547,7 @@ def _add_block(typing_context, block, matrix, weight, out):
     return types.void(block, matrix, weight, out), code
 
 
-@_compiled
+@_inlined
 def _haar(group, size):
     """The Haar transform along a group, in place.
 
@@ -560,7 +565,7 @@ def _haar(group, size):
         h *= 2
 
 
-@_compiled
+@_inlined
 def _inverse_haar(group, size):
     """Undoes `_haar`, in place."""
     r = np.float32(np.sqrt(0.5))
@@ -575,7 +580,7 @@ def _inverse_haar(group, size):
         h //= 2
 
 
-@_compiled
+@_inlined
 def _group_variance(row, column, size, overlap, variance, shared, pairs):
     """The noise variance of every coefficient of a group, in the order of `_haar`.
 
@@ -606,7 +611,7 @@ def _group_variance(row, column, size, overlap, variance, shared, pairs):
         variance[0, j] = one + scale * shared[0, j]
 
 
-@_compiled
+@_inlined
 def _shrink_hard(group, variance, size, threshold):
     """Hard thresholding in place (equation 8); returns the noise variance left (equation 10 inverted).
 
@@ -626,7 +631,7 @@ def _shrink_hard(group, variance, size, threshold):
     return left
 
 
-@_compiled
+@_inlined
 def _shrink_wiener(group, pilot_group, variance, size, mu2):
     """Empirical Wiener shrinkage in place (equations 9 and 11); returns the noise variance left."""
     mean = group[0, 0]
@@ -645,7 +650,7 @@ def _shrink_wiener(group, pilot_group, variance, size, mu2):
     return left
 
 
-@_compiled
+@_inlined
 def _finish_row(y, sum_ring, weight_ring, inverse, window, numerator, denominator, spread, planes, estimate):
     """Adds the blocks that begin in row y to the image's sums, and divides the rows that are then whole."""
     width = estimate.shape[1]
