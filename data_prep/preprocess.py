@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
-from data_prep.denoise.anscombe import denoise_poisson_gaussian, fit_noise_model
+from data_prep.denoise.anscombe import denoise_poisson_gaussian
 from data_prep.denoise.noise import estimate_sigma
+from data_prep.denoise.pixels import check_pixels
 from data_prep.denoise.registry import DenoiseSpec
 from osteojax.config import Bound, NotNegative, read
 from osteojax.errors import UserError
 
 _VERSION: Literal[2] = 2
+_OUT_OF_RANGE = "its pixel values are too large or too close together to be computed with; scale them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +147,9 @@ def preprocess_file(path: Path, spec: PreprocessSpec, limits: Limits = DEFAULT_L
     """
     try:
         radiograph = decode(read_bytes(path, limits), limits)
+        return preprocess(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect)
     except DecodeError as error:
         raise UserError(f"{path}: {error}") from None
-    return preprocess(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect)
 
 
 def preprocess_native(
@@ -156,17 +158,22 @@ def preprocess_native(
     """As `preprocess`, with the denoised native image and the estimated noise for the manifest.
 
     Raises:
-        DecodeError: the result is not finite: the pixels span more than single precision holds.
+        DecodeError: the pixels, or the result, are not what single precision can compute with.
     """
-    pixels = np.ascontiguousarray(pixels, np.float32)
+    pixels = np.asarray(pixels)
     if pixels.ndim != 2 or not pixels.size:
         raise ValueError(f"expected a (height, width) image, got shape {pixels.shape}")
+    try:
+        check_pixels(pixels, "preprocessing")
+    except UserError as error:  # no setting is to blame, but this image
+        raise DecodeError(_OUT_OF_RANGE) from error
+    pixels = np.ascontiguousarray(pixels, np.float32)
     estimate = estimate_sigma(pixels)
     sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
     denoised, unmodelled = _denoise(pixels, sigma, spec)
     image = _min_max(_resize(denoised, spec, pixel_aspect), spec.value_bits)
     if not np.isfinite(image).all():
-        raise DecodeError("its pixel values span more than can be computed with; scale them down")
+        raise DecodeError(_OUT_OF_RANGE)
     constant = ("constant",) if not image.any() else ()
     return Preprocessed(
         image[..., None],
@@ -181,13 +188,9 @@ def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> tuple[np
     if spec.noise_model == "gaussian" or spec.denoise.name == "none":
         return spec.denoise(pixels, sigma), ()
     try:
-        model = fit_noise_model(pixels)
-    except UserError:
+        return denoise_poisson_gaussian(pixels, spec.denoise), ()
+    except UserError:  # it does not show such noise; what else is wrong will be so without the model too
         return spec.denoise(pixels, sigma), ("not_poisson",)
-    denoised = denoise_poisson_gaussian(
-        pixels, spec.denoise, gain=model.gain, read_sigma=model.read_sigma, offset=model.offset
-    )
-    return denoised.astype(np.float32), ()
 
 
 def _resize(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float) -> np.ndarray:

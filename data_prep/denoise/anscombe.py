@@ -18,6 +18,7 @@ import numpy as np
 from scipy import special
 
 from data_prep.denoise.noise import diagonal_detail
+from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
 # From this many quanta on (read-out variance included) the asymptotic inverse is exact to 1e-4 quanta.
@@ -35,7 +36,7 @@ class NoiseModel:
     """Poisson-Gaussian noise: the variance at expected pixel value m is gain * (m - offset) + read_sigma^2.
 
     Attributes:
-      gain: pixel units a quantum, > 0.
+      gain: pixel units a quantum, > 0; like the others in what single precision can compute with.
       read_sigma: standard deviation of the signal-independent part, pixel units, >= 0.
       offset: pixel value of zero quanta (the pedestal).
     """
@@ -45,14 +46,19 @@ class NoiseModel:
     offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.gain) and self.gain > 0):
-            raise UserError(f"Poisson-Gaussian noise: gain must be finite and above zero, got {self.gain}")
-        if not (np.isfinite(self.read_sigma) and self.read_sigma >= 0):
+        # NaN is in no range.
+        if not 1 / LARGEST <= self.gain <= LARGEST:
             raise UserError(
-                f"Poisson-Gaussian noise: read_sigma must be finite, not negative; got {self.read_sigma}"
+                f"Poisson-Gaussian noise: gain must be from {1 / LARGEST:g} to {LARGEST:g}, got {self.gain}"
             )
-        if not np.isfinite(self.offset):
-            raise UserError(f"Poisson-Gaussian noise: offset must be finite, got {self.offset}")
+        if not 0 <= self.read_sigma <= LARGEST:
+            raise UserError(
+                f"Poisson-Gaussian noise: read_sigma must be from 0 to {LARGEST:g}, got {self.read_sigma}"
+            )
+        if not abs(self.offset) <= LARGEST:
+            raise UserError(
+                f"Poisson-Gaussian noise: offset must be within {LARGEST:g} of 0, got {self.offset}"
+            )
 
     def variance(self, mean: np.ndarray) -> np.ndarray:
         """Noise variance at expected pixel values `mean`; no less than the read-out's."""
@@ -68,9 +74,14 @@ def anscombe(image: np.ndarray, model: NoiseModel) -> np.ndarray:
 
     Returns:
       float64, same shape: 2 sqrt(max(0, q + 3/8 + s^2)) with q the image and s the read-out noise in quanta.
+
+    Raises:
+      UserError: NaN or infinity in the image, or pixels so large that the result overflows.
     """
-    quanta = (np.asarray(image, np.float64) - model.offset) / model.gain
-    return 2.0 * np.sqrt(np.maximum(quanta + 0.375 + (model.read_sigma / model.gain) ** 2, 0.0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        quanta = (np.asarray(image, np.float64) - model.offset) / model.gain
+        stabilised = 2.0 * np.sqrt(np.maximum(quanta + 0.375 + (model.read_sigma / model.gain) ** 2, 0.0))
+    return _finite(stabilised, "Anscombe transform")
 
 
 def inverse_anscombe(stabilised: np.ndarray, model: NoiseModel) -> np.ndarray:
@@ -88,14 +99,27 @@ def inverse_anscombe(stabilised: np.ndarray, model: NoiseModel) -> np.ndarray:
     Returns:
       float64, same shape, pixel units; never below `model.offset`, where values that no expectation reaches
       go.
+
+    Raises:
+      UserError: NaN or infinity in the image, or values so large that the result overflows.
     """
     d = np.asarray(stabilised, np.float64)
     s = model.read_sigma / model.gain
-    quanta = d**2 / 4 - 1 / 8 - s * s
-    if s * s < _ASYMPTOTIC_FROM:
-        expectation, value = _inverse_table(s)
-        quanta = np.where(d < expectation[-1], np.interp(d, expectation, value), quanta)
-    return model.gain * np.maximum(quanta, 0.0) + model.offset
+    with np.errstate(over="ignore", invalid="ignore"):
+        quanta = d**2 / 4 - 1 / 8 - s * s
+        if s * s < _ASYMPTOTIC_FROM:
+            expectation, value = _inverse_table(s)
+            quanta = np.where(d < expectation[-1], np.interp(d, expectation, value), quanta)
+        pixels = model.gain * np.maximum(quanta, 0.0) + model.offset
+    return _finite(pixels, "inverse Anscombe transform")
+
+
+def _finite(values: np.ndarray, what: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{what}: it gives NaN or infinity; pixels must be finite and gain in proportion to them"
+        )
+    return values
 
 
 @lru_cache(maxsize=8)
@@ -166,10 +190,7 @@ def fit_noise_model(image: np.ndarray) -> NoiseModel:
         with brightness (then the noise is not Poisson, and plain Gaussian denoising is right).
     """
     image = np.asarray(image)
-    if image.ndim != 2:
-        raise UserError(f"noise model: expected a greyscale image (height, width), got shape {image.shape}")
-    if not np.isfinite(image).all():
-        raise UserError("noise model: the image holds NaN or infinity")
+    check_pixels(image, "noise model")
     mean, variance = _tile_statistics(image.astype(np.float64))
     if len(mean) < _MIN_TILES:
         raise UserError(
@@ -247,14 +268,11 @@ def denoise_poisson_gaussian(
       float32, same shape, same units.
 
     Raises:
-      UserError: parameters that are no noise model, an image that is not two-dimensional or not finite, or
-        one that `fit_noise_model` cannot read.
+      UserError: parameters that are no noise model, an image that is not two-dimensional or not finite, one that
+        overflows, or one that `fit_noise_model` cannot read.
     """
     image = np.asarray(image)
-    if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
-        raise UserError(
-            f"Poisson-Gaussian denoising: expected a finite image (height, width), got {image.shape}"
-        )
+    check_pixels(image, "Poisson-Gaussian denoising")
     if gain is None:
         if read_sigma != 0.0 or offset != 0.0:
             raise UserError(
@@ -263,5 +281,7 @@ def denoise_poisson_gaussian(
         model = fit_noise_model(image)
     else:
         model = NoiseModel(gain, read_sigma, offset)
-    stabilised = anscombe(image, model).astype(np.float32)
-    return inverse_anscombe(denoiser(stabilised, 1.0), model).astype(np.float32)
+    with np.errstate(over="ignore"):
+        stabilised = _finite(anscombe(image, model).astype(np.float32), "Poisson-Gaussian denoising")
+        result = inverse_anscombe(denoiser(stabilised, 1.0), model).astype(np.float32)
+    return _finite(result, "Poisson-Gaussian denoising")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from osteojax.errors import UserError
+from data_prep.denoise.pixels import check_pixels
 
 # Daubechies-2 high-pass filter: orthonormal, so that white noise keeps its sigma; two vanishing moments, so
 # that linear grey ramps leave no trace.
@@ -89,16 +89,18 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
       * 8-bit rounding adds a variance of 1/12 squared grey level; below half a level rounding dominates.
 
     Args:
-      image: (height, width), any real dtype and range, from 1x1 up; finite.
+      image: (height, width), any real dtype, from 1x1 up; in a range that float32 can compute with.
 
     Returns:
       The estimate; warning codes are `clipped`, `correlated` and `too_few_pixels`.
 
     Raises:
-      UserError: the image is not two-dimensional, is empty, not real, or holds NaN or infinity.
+      UserError: the image is not two-dimensional, is empty, not real, or holds NaN, infinity or what overflows.
     """
-    image = _sample(np.asarray(image))
-    lo, hi = _checked_range(image)
+    image = np.asarray(image)
+    check_pixels(image, "noise estimation")
+    image = _sample(image)
+    lo, hi = float(image.min()), float(image.max())
     # Estimating on [0, 1] keeps float32 exact enough for any offset and any scale of the input.
     x = (np.subtract(image, lo, dtype=np.float64) / ((hi - lo) or 1.0)).astype(np.float32)
     textured = ~_flat(x)
@@ -157,27 +159,11 @@ def _sample(image: np.ndarray) -> np.ndarray:
 
     The seams between the bands are one row in `_BAND_ROWS`, which no median notices.
     """
-    if image.ndim != 2 or image.size <= _SAMPLE_PIXELS:
+    if image.size <= _SAMPLE_PIXELS:
         return image
     bands = [image[top : top + _BAND_ROWS] for top in range(0, len(image), _BAND_ROWS)]
     kept = max(1, _SAMPLE_PIXELS // (_BAND_ROWS * image.shape[1]))
     return np.concatenate([bands[len(bands) * k // kept] for k in range(kept)])
-
-
-def _checked_range(image: np.ndarray) -> tuple[float, float]:
-    if image.ndim != 2 or image.size == 0:
-        raise UserError(
-            f"noise estimation: expected a greyscale image (height, width), got shape {image.shape}"
-        )
-    if image.dtype.kind not in "biuf":
-        raise UserError(f"noise estimation: expected real pixel values, got dtype {image.dtype}")
-    lo, hi = float(image.min()), float(image.max())  # NaN propagates through both
-    if not np.isfinite(hi - lo):
-        bad = int((~np.isfinite(image)).sum())
-        raise UserError(
-            f"noise estimation: {bad} pixels are NaN or infinite (or the range overflows); mend them"
-        )
-    return lo, hi
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

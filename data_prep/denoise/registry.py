@@ -84,6 +84,17 @@ class DenoiseSpec:
         return member.in_parent(member.settings(**self.settings))
 
     def __call__(self, pixels: np.ndarray, sigma: float) -> np.ndarray:
-        """Float32 (height, width) pixels without the noise of standard deviation `sigma`."""
+        """Float32 (height, width) pixels without the noise of standard deviation `sigma`.
+
+        Raises:
+            UserError: an image or a sigma that the denoiser cannot compute with.
+            ValueError: it returned anything but finite float32 pixels of the same shape, a defect of it.
+        """
         member = DENOISERS.get(self.name)
-        return member.run(pixels, sigma, member.settings(**self.settings))
+        found = member.run(pixels, sigma, member.settings(**self.settings))
+        if found.shape != pixels.shape or found.dtype != np.float32 or not np.isfinite(found).all():
+            raise ValueError(
+                f"denoiser {self.name!r} was given float32 pixels {pixels.shape} and returned {found.dtype} pixels "
+                f"{found.shape}, {np.count_nonzero(~np.isfinite(found))} of them NaN or infinite"
+            )
+        return found

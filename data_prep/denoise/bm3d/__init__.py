@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
+from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
 __all__ = ["FAST", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
@@ -24,8 +25,9 @@ def bm3d(
     Adding a constant to the image adds it to the result; scaling image and sigma together scales the result.
 
     Args:
-        image: (height, width), any real dtype and range, any size from 1x1 up, any memory layout. A side
-            shorter than a block is extended by reflection while filtering.
+        image: (height, width), any real dtype, any range that float32 can compute with
+            (`data_prep.denoise.pixels`), any size from 1x1 up, any memory layout. A side shorter than a block is
+            extended by reflection while filtering.
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
         profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
             `Profile`. The backend "package" has its own parameters instead.
@@ -36,11 +38,15 @@ def bm3d(
         float32 array of the image's shape.
 
     Raises:
-        UserError: not a 2-D real array, empty, NaN or infinity in it, a bad sigma, profile or backend, or a
-            backend whose package is not installed.
+        UserError: not a 2-D real array, empty, NaN or infinity in it, pixels or a sigma that overflow in float32, a
+            bad sigma, profile or backend, or a backend whose package is not installed.
     """
     image = np.asarray(image)
-    _check(image, sigma)
+    low, high = check_pixels(image, "BM3D")
+    if not 0 <= sigma <= LARGEST:  # NaN is neither
+        raise UserError(
+            f"BM3D needs a sigma from 0 to {LARGEST:g} in the image's units, not {sigma}; scale it and the image"
+        )
     if isinstance(profile, str):
         if profile not in PROFILES:
             raise UserError(f"BM3D: unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
@@ -55,8 +61,7 @@ def bm3d(
     else:
         raise UserError(f"BM3D: unknown backend {backend!r}; choose 'numba', 'jax' or 'package'")
 
-    low, high = float(image.min()), float(image.max())
-    if sigma <= _NEGLIGIBLE_SIGMA * (high - low):
+    if low == high or sigma <= _NEGLIGIBLE_SIGMA * (high - low):
         return image.astype(np.float32)
     # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
@@ -75,23 +80,3 @@ def _missing(size: int, profile: Profile) -> int:
     block = max(profile.hard.block_size, profile.wiener.block_size)
     steps = math.lcm(profile.hard.step, profile.wiener.step)
     return block - size if size < block else (block - size) % steps
-
-
-def _check(image: np.ndarray, sigma: float) -> None:
-    """Raises UserError for an image or a sigma that cannot be denoised."""
-    if image.ndim != 2 or image.size == 0:
-        raise UserError(
-            f"BM3D needs a greyscale image (height, width) with pixels in it, not shape {image.shape}; "
-            "reduce colour to luminance first"
-        )
-    if not (np.issubdtype(image.dtype, np.integer) or np.issubdtype(image.dtype, np.floating)):
-        raise UserError(f"BM3D needs an image of real numbers, not dtype {image.dtype}")
-    if not math.isfinite(sigma) or sigma < 0:
-        raise UserError(f"BM3D needs a finite sigma of at least 0 in the image's units, not {sigma}")
-    bad = int(image.size - np.count_nonzero(np.isfinite(image)))
-    if bad:
-        row, column = np.argwhere(~np.isfinite(image))[0]
-        raise UserError(
-            f"BM3D: {bad} of {image.size} pixels are NaN or infinite, the first at row {row}, "
-            f"column {column}; replace them before denoising"
-        )

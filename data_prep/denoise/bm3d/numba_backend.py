@@ -41,6 +41,8 @@ _COEFFICIENTS = _N1 * _N1
 _LANES = 16
 # What surrounds an image in matching: no block that reaches into it is near any other.
 _FAR = np.float32(1e15)
+# Above it, squares of differences on a grid come close to those.
+_LARGEST = 1e8
 # Rows of reference blocks that are matched together, and displacements that they go through together: their cells'
 # distances stay in the second-level cache.
 _BAND = 16
@@ -58,7 +60,7 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
     """Both stages of BM3D on an image whose noise has standard deviation 1.
 
     Args:
-        z: float32 (height, width), C-contiguous, finite; the sides are 8 plus multiples of both
+        z: float32 (height, width), C-contiguous, within 1e8 of 0; the sides are 8 plus multiples of both
             stages' steps.
         profile: the parameters.
 
@@ -66,8 +68,11 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
         float32 (height, width), the final estimate.
 
     Raises:
-        UserError: a block size other than 8, or a step other than 1, 2 and 4.
+        UserError: a block size other than 8, a step other than 1, 2 and 4, or pixels that are NaN, infinite or too
+            large: a block would be near nothing then, itself included.
     """
+    if not max(z.max(), -z.min()) <= _LARGEST:  # NaN is not
+        raise UserError(f"BM3D: pixels must be finite and within {_LARGEST:g} times sigma of 0")
     basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard))
     return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))
 

@@ -182,7 +182,7 @@ def test_the_denoiser_is_told_sigma_one_and_given_what_the_transform_gives():
         (lambda: fit_noise_model(np.full((64, 64), np.nan)), "NaN"),
         (lambda: fit_noise_model(np.full((512, 512), 7)), "0 tiles"),
         (lambda: fit_noise_model(draw(40 - 40 * radiograph(512), NoiseModel(1.0)) * -1.0), "does not grow"),
-        (lambda: denoise_poisson_gaussian(np.full((4, 4), np.inf), None), "finite image"),
+        (lambda: denoise_poisson_gaussian(np.full((4, 4), np.inf), None), "NaN or infinite"),
         (lambda: denoise_poisson_gaussian(np.ones((4, 4)), None, read_sigma=2.0), "need gain"),
     ],
 )

@@ -289,7 +289,7 @@ for profile in ("fast", "np"):
     [
         (np.zeros((4, 4, 3)), 1.0, {}, "greyscale"),
         (np.zeros((0, 4)), 1.0, {}, "pixels in it"),
-        (np.zeros((4, 4), complex), 1.0, {}, "real numbers"),
+        (np.zeros((4, 4), complex), 1.0, {}, "real pixel values"),
         (np.array([[1.0, np.nan]]), 1.0, {}, "1 of 2 pixels .* row 0, column 1"),
         (np.array([[np.inf], [1.0]]), 1.0, {}, "row 0, column 0"),
         (np.zeros((4, 4)), -1.0, {}, "sigma"),

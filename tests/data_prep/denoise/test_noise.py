@@ -164,7 +164,7 @@ def test_a_linear_ramp_is_no_noise():
     ("image", "message"),
     [
         (np.full((4, 4), np.nan), "NaN or infinite"),
-        (np.array([[1.0, np.inf]]), "1 pixels are NaN or infinite"),
+        (np.array([[1.0, np.inf]]), "1 of 2 pixels are NaN or infinite"),
         (np.zeros((4, 4, 3)), "greyscale"),
         (np.zeros((0, 4)), "greyscale"),
         (np.zeros((4, 4), complex), "real pixel values"),
