@@ -15,7 +15,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.audit.audit import Audit, AuditRecord, audit_records
+from data_prep.audit.audit import Audit, audit_records
+from data_prep.audit.record import AuditRecord
 from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image

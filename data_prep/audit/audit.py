@@ -6,53 +6,21 @@ to do with the bone, file size or border or age, and yet predict the label: what
 what a network has to beat before its accuracy means anything.
 """
 
-from __future__ import annotations
-
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.audit.near_duplicates import NearDuplicate, find_near_duplicates, thumbnail
+from data_prep.audit.record import AuditRecord
+from data_prep.audit.shortcuts import score_shortcuts
 from data_prep.split import connected_groups
 
-_FOLDS = 5
-_BOOTSTRAPS = 2000
-# A metadata column with more distinct words than this is an identifier, not a category.
-_MAX_CATEGORIES = 20
 
-
-@dataclass(frozen=True)
-class AuditRecord:
-    """What the audit needs to know of an image besides its pixels.
-
-    Attributes:
-      file: name in the source; unique.
-      label: class name.
-      patient_id: patient; the file itself where none is known.
-      sha256: of the decoded pixels, equal for equal pictures whatever the file format.
-      n_bytes: size of the file.
-      width, height, bits: of the file.
-      sigma: estimated noise in grey levels of 255.
-      metadata: further columns, as text; missing ones left out.
-    """
-
-    file: str
-    label: str
-    patient_id: str
-    sha256: str
-    n_bytes: int
-    width: int
-    height: int
-    bits: int
-    sigma: float
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Audit:
     """The findings; `to_dict` is what `audit.json` holds.
 
@@ -147,7 +115,7 @@ def audit_records(
         near_duplicates=tuple(pairs),
         conflicts=tuple(filter(contradict, contents)),
         near_conflicts=tuple(filter(contradict, pictures)),
-        shortcuts=tuple(_shortcuts(records, groups, thumbnails, seed)) if shortcuts else (),
+        shortcuts=tuple(score_shortcuts(records, groups, thumbnails, seed)) if shortcuts else (),
     )
 
 
@@ -180,120 +148,3 @@ def _near_duplicates(
         NearDuplicate(int(first[p.part]), int(first[p.whole]), p.box, p.mirrored, p.correlation)
         for p in pairs
     ]
-
-
-def _cues(records: Sequence[AuditRecord], thumbnails: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Name of each trivial cue -> (n, features)."""
-    images = thumbnails / 255.0
-    n, side, _ = images.shape
-    block = side // 8
-    edge = side // 16
-    strips = np.stack(
-        [images[:, :edge], images[:, -edge:], images[:, :, :edge].mT, images[:, :, -edge:].mT], axis=1
-    )
-    cues = {
-        "file_size": np.log([[r.n_bytes] for r in records]),
-        "dimensions": np.array([[np.log(r.width), np.log(r.height), r.bits] for r in records]),
-        "noise": np.array([[r.sigma] for r in records]),
-        "exposure": np.column_stack(
-            [images.mean((1, 2)), images.std((1, 2)), *np.percentile(images, (5, 50, 95), axis=(1, 2))]
-        ),
-        "border": strips.reshape(n, 4, edge, 8, block).mean((2, 4)).reshape(n, -1),
-        "thumbnail_8x8": images.reshape(n, 8, block, 8, block).mean((2, 4)).reshape(n, -1),
-    }
-    columns = sorted({name for r in records for name in r.metadata})
-    encoded = {f"metadata:{name}": _encode([r.metadata.get(name) for r in records]) for name in columns}
-    return cues | {name: values for name, values in encoded.items() if values is not None}
-
-
-def _encode(values: Sequence[str | None]) -> NDArray[np.float64] | None:
-    """A metadata column as numbers: itself with a flag for missing values, or one column a category."""
-    missing = np.array([value is None for value in values])
-    try:
-        numbers = np.array([np.nan if value is None else float(value) for value in values])
-    except ValueError:
-        categories = sorted({value for value in values if value is not None})
-        if len(categories) > _MAX_CATEGORIES:
-            return None
-        return np.array([[float(value == c) for c in categories] for value in values])
-    missing |= ~np.isfinite(numbers)
-    if missing.all():
-        return None
-    return np.column_stack([np.where(missing, np.median(numbers[~missing]), numbers), missing])
-
-
-def _shortcuts(
-    records: Sequence[AuditRecord], groups: Sequence[str], thumbnails: NDArray[np.uint8], seed: int
-) -> list[dict[str, Any]]:
-    """Balanced accuracy of each cue alone, cross-validated with whole groups held out."""
-    names = sorted({r.label for r in records})
-    labels = np.array([names.index(r.label) for r in records])
-    group = np.unique(np.array(groups), return_inverse=True)[1]
-    smallest = min((len(np.unique(group[labels == k])) for k in range(len(names))), default=0)
-    if len(names) < 2 or smallest < 2:
-        return []
-    found = []
-    for cue, features in _cues(records, thumbnails).items():
-        if np.ptp(features, axis=0).max() == 0:
-            continue
-        scores = {
-            model: _interval(
-                labels, _predict(model, features, labels, group, min(_FOLDS, smallest), seed), group, seed
-            )
-            for model in ("logistic", "tree")
-        }
-        found.append(
-            {
-                "cue": cue,
-                "balanced_accuracy": scores,
-                "chance": 1 / len(names),
-                "predicts": any(score["ci95"][0] > 1 / len(names) for score in scores.values()),
-            }
-        )
-    return found
-
-
-def _predict(
-    model: str,
-    features: NDArray[np.float64],
-    labels: NDArray[np.intp],
-    group: NDArray[np.intp],
-    folds: int,
-    seed: int,
-) -> NDArray[np.intp]:
-    """Out-of-fold predictions; no group is in training and test of one fold."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.tree import DecisionTreeClassifier
-
-    classifier = {
-        "logistic": make_pipeline(
-            StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
-        ),
-        # For what is no matter of more or less, such as the three sizes that three devices write.
-        "tree": DecisionTreeClassifier(
-            max_depth=5, min_samples_leaf=5, class_weight="balanced", random_state=seed
-        ),
-    }[model]
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return cross_val_predict(classifier, features, labels, groups=group, cv=splitter)
-
-
-def _interval(
-    labels: NDArray[np.intp], predictions: NDArray[np.intp], group: NDArray[np.intp], seed: int
-) -> dict[str, Any]:
-    """Balanced accuracy with its percentile bootstrap over groups."""
-    classes, groups = labels.max() + 1, group.max() + 1
-    right, total = np.zeros((groups, classes)), np.zeros((groups, classes))
-    np.add.at(total, (group, labels), 1)
-    np.add.at(right, (group, labels), labels == predictions)
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(groups, np.full(groups, 1 / groups), size=_BOOTSTRAPS)
-    with np.errstate(invalid="ignore"):
-        # A resample without a class scores the classes that it has.
-        resampled = np.nanmean((times @ right) / (times @ total), axis=1)
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    value = float(np.mean(right.sum(0) / total.sum(0)))
-    return {"value": round(value, 4), "ci95": [round(float(low), 4), round(float(high), 4)]}

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 
-from data_prep.audit.audit import AuditRecord, audit_records
-from data_prep.audit.audit import _interval as interval
+from data_prep.audit.audit import audit_records
+from data_prep.audit.record import AuditRecord
+from data_prep.audit.shortcuts import _interval as interval
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image

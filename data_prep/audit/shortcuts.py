@@ -1,0 +1,146 @@
+"""Trivial cues that predict the label: what a network has to beat before its accuracy means anything.
+
+Properties that have nothing to do with the bone, file size or border or age, each scored alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.audit.record import AuditRecord
+
+_FOLDS = 5
+_BOOTSTRAPS = 2000
+# A metadata column with more distinct words than this is an identifier, not a category.
+_MAX_CATEGORIES = 20
+
+
+def score_shortcuts(
+    records: Sequence[AuditRecord], groups: Sequence[str], thumbnails: NDArray[np.uint8], seed: int
+) -> list[dict[str, Any]]:
+    """Balanced accuracy of each cue alone, cross-validated with whole groups held out.
+
+    Args:
+        records: the images.
+        groups: name of the group of each.
+        thumbnails: uint8 (n, side, side) of the images, `side` a multiple of 16.
+        seed: of the folds and the bootstrap.
+
+    Returns:
+        For each cue that is not the same everywhere: `cue`, `balanced_accuracy` of two models with their 95 %
+        intervals, `chance`, and whether it `predicts`: whether an interval lies above chance. Nothing where there are
+        fewer than two classes, or a class is one group.
+    """
+    names = sorted({r.label for r in records})
+    labels = np.array([names.index(r.label) for r in records])
+    group = np.unique(np.array(groups), return_inverse=True)[1]
+    smallest = min((len(np.unique(group[labels == k])) for k in range(len(names))), default=0)
+    if len(names) < 2 or smallest < 2:
+        return []
+    found = []
+    for cue, features in _cues(records, thumbnails).items():
+        if np.ptp(features, axis=0).max() == 0:
+            continue
+        scores = {
+            model: _interval(
+                labels, _predict(model, features, labels, group, min(_FOLDS, smallest), seed), group, seed
+            )
+            for model in ("logistic", "tree")
+        }
+        found.append(
+            {
+                "cue": cue,
+                "balanced_accuracy": scores,
+                "chance": 1 / len(names),
+                "predicts": any(score["ci95"][0] > 1 / len(names) for score in scores.values()),
+            }
+        )
+    return found
+
+
+def _cues(records: Sequence[AuditRecord], thumbnails: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    """Name of each trivial cue -> (n, features)."""
+    images = thumbnails / 255.0
+    n, side, _ = images.shape
+    block = side // 8
+    edge = side // 16
+    strips = np.stack(
+        [images[:, :edge], images[:, -edge:], images[:, :, :edge].mT, images[:, :, -edge:].mT], axis=1
+    )
+    cues = {
+        "file_size": np.log([[r.n_bytes] for r in records]),
+        "dimensions": np.array([[np.log(r.width), np.log(r.height), r.bits] for r in records]),
+        "noise": np.array([[r.sigma] for r in records]),
+        "exposure": np.column_stack(
+            [images.mean((1, 2)), images.std((1, 2)), *np.percentile(images, (5, 50, 95), axis=(1, 2))]
+        ),
+        "border": strips.reshape(n, 4, edge, 8, block).mean((2, 4)).reshape(n, -1),
+        "thumbnail_8x8": images.reshape(n, 8, block, 8, block).mean((2, 4)).reshape(n, -1),
+    }
+    columns = sorted({name for r in records for name in r.metadata})
+    encoded = {f"metadata:{name}": _encode([r.metadata.get(name) for r in records]) for name in columns}
+    return cues | {name: values for name, values in encoded.items() if values is not None}
+
+
+def _encode(values: Sequence[str | None]) -> NDArray[np.float64] | None:
+    """A metadata column as numbers: itself with a flag for missing values, or one column a category."""
+    missing = np.array([value is None for value in values])
+    try:
+        numbers = np.array([np.nan if value is None else float(value) for value in values])
+    except ValueError:
+        categories = sorted({value for value in values if value is not None})
+        if len(categories) > _MAX_CATEGORIES:
+            return None
+        return np.array([[float(value == c) for c in categories] for value in values])
+    missing |= ~np.isfinite(numbers)
+    if missing.all():
+        return None
+    return np.column_stack([np.where(missing, np.median(numbers[~missing]), numbers), missing])
+
+
+def _predict(
+    model: str,
+    features: NDArray[np.float64],
+    labels: NDArray[np.intp],
+    group: NDArray[np.intp],
+    folds: int,
+    seed: int,
+) -> NDArray[np.intp]:
+    """Out-of-fold predictions; no group is in training and test of one fold."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
+
+    classifier = {
+        "logistic": make_pipeline(
+            StandardScaler(), LogisticRegression(C=0.1, max_iter=1000, class_weight="balanced")
+        ),
+        # For what is no matter of more or less, such as the three sizes that three devices write.
+        "tree": DecisionTreeClassifier(
+            max_depth=5, min_samples_leaf=5, class_weight="balanced", random_state=seed
+        ),
+    }[model]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return cross_val_predict(classifier, features, labels, groups=group, cv=splitter)
+
+
+def _interval(
+    labels: NDArray[np.intp], predictions: NDArray[np.intp], group: NDArray[np.intp], seed: int
+) -> dict[str, Any]:
+    """Balanced accuracy with its percentile bootstrap over groups."""
+    classes, groups = labels.max() + 1, group.max() + 1
+    right, total = np.zeros((groups, classes)), np.zeros((groups, classes))
+    np.add.at(total, (group, labels), 1)
+    np.add.at(right, (group, labels), labels == predictions)
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(groups, np.full(groups, 1 / groups), size=_BOOTSTRAPS)
+    with np.errstate(invalid="ignore"):
+        # A resample without a class scores the classes that it has.
+        resampled = np.nanmean((times @ right) / (times @ total), axis=1)
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    value = float(np.mean(right.sum(0) / total.sum(0)))
+    return {"value": round(value, 4), "ci95": [round(float(low), 4), round(float(high), 4)]}
