@@ -2,17 +2,21 @@
 
 from osteojax.models.backbone import STAGES, Backbone, stages
 from osteojax.models.layers.norm import BatchNorm
-from osteojax.models.registry import REGISTRY, Preprocessing, Spec, WeightsSource, create, spec
+from osteojax.models.published import Preprocessing, WeightsSource
+from osteojax.models.registry import ARCHITECTURES, Architecture, classifiers, create
+from osteojax.registry import discover
 
 __all__ = [
-    "REGISTRY",
+    "ARCHITECTURES",
     "STAGES",
+    "Architecture",
     "Backbone",
     "BatchNorm",
     "Preprocessing",
-    "Spec",
     "WeightsSource",
+    "classifiers",
     "create",
-    "spec",
     "stages",
 ]
+
+discover(__name__)

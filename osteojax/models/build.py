@@ -44,7 +44,7 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
         in_channels=1,
         dtype=jnp.dtype(section.dtype),
         rngs=nnx.Rngs(seed),
-        bn_groups=devices if section.batch_norm == "per_device" else 1,
+        bn_parts=devices if section.batch_norm == "per_device" else 1,
         conv_impl=section.conv_impl,
     )
 

@@ -3,13 +3,18 @@
 A transition opens the stage that it leads into, so that stages begin where the resolution falls.
 """
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.backbone import Backbone, PoolHead
-from osteojax.models.layers.convolution import Conv, ConvBN, LayerOptions
+from osteojax.models.layers.convolution import Conv, ConvBN, Input, LayerOptions
 from osteojax.models.layers.pool import avg_pool2
+from osteojax.models.published import BLOCK, Layout, torchvision
+from osteojax.models.registry import architecture
 from osteojax.models.stem import Stem
 
 GROWTH = 32
@@ -80,18 +85,16 @@ class DenseStage(nnx.Module):
 
 
 def densenet(
-    *,
     arch: str,
+    classes: int,
+    *,
     depths: tuple[int, int, int, int],
-    num_classes: int,
-    in_channels: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    image: Input,
     options: LayerOptions,
     rngs: nnx.Rngs,
 ) -> Backbone:
     """A DenseNet of growth rate 32 with `depths` layers in its blocks."""
-    stem = Stem(in_channels=in_channels, mean=mean, std=std, options=options, rngs=rngs)
+    stem = Stem(image=image, options=options, rngs=rngs)
     features = 64
     stages = []
     for index, depth in enumerate(depths):
@@ -100,4 +103,39 @@ def densenet(
         )
         features = stage.features
         stages.append(stage)
-    return Backbone(arch, stem, stages, PoolHead(features, num_classes, rngs=rngs))
+    return Backbone(arch, stem, stages, PoolHead(features, classes, rngs=rngs))
+
+
+def _layout(name: str, separator: str) -> Layout:
+    """`separator` is what stands between "norm" or "conv" and its number in a dense layer."""
+
+    def layer(match: re.Match[str]) -> str:
+        return f"features.denseblock{match[1]}.denselayer{int(match[2]) + 1}"
+
+    def transition(match: re.Match[str]) -> str:
+        return f"features.transition{int(match[1]) - 1}"
+
+    return Layout(
+        name,
+        (
+            (r"stem/conv", "features.conv0"),
+            (r"stem/conv/norm", "features.norm0"),
+            (BLOCK + r"norm", lambda m: f"{layer(m)}.norm{separator}1"),
+            (BLOCK + r"conv1", lambda m: f"{layer(m)}.conv{separator}1"),
+            (BLOCK + r"conv1/norm", lambda m: f"{layer(m)}.norm{separator}2"),
+            (BLOCK + r"conv2", lambda m: f"{layer(m)}.conv{separator}2"),
+            (r"stage(\d)/transition/norm", lambda m: f"{transition(m)}.norm"),
+            (r"stage(\d)/transition/conv", lambda m: f"{transition(m)}.conv"),
+            (r"stage4/final/norm", "features.norm5"),
+            (r"head/fc", "classifier"),
+        ),
+    )
+
+
+TORCHVISION = _layout("torchvision", "")
+# torchvision's own file still has the names of PyTorch 0.3 ("norm.1").
+TORCHVISION_2017 = _layout("torchvision (2017)", ".")
+
+architecture(
+    "densenet121", weights=torchvision("densenet121-a639ec97.pth"), layouts=(TORCHVISION, TORCHVISION_2017)
+)(functools.partial(densenet, depths=(6, 12, 24, 16)))

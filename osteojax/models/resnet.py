@@ -4,12 +4,17 @@ v1.5 puts a bottleneck's stride on its 3x3 convolution (torchvision, timm, Huggi
 1x1 (the paper, Keras): same parameters, different function.
 """
 
+import functools
+import re
+
 import jax
 from flax import nnx
 
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers.activations import relu_of_sum
-from osteojax.models.layers.convolution import ConvBN, LayerOptions
+from osteojax.models.layers.convolution import ConvBN, Input, LayerOptions
+from osteojax.models.published import BLOCK, CAFFE, Layout, torchvision
+from osteojax.models.registry import architecture
 from osteojax.models.stem import Stem
 
 
@@ -64,21 +69,19 @@ def _shortcut(
 
 
 def resnet(
-    *,
     arch: str,
+    classes: int,
+    *,
     depths: tuple[int, int, int, int],
     bottleneck: bool,
     v1: bool = False,
-    num_classes: int,
-    in_channels: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    image: Input,
     options: LayerOptions,
     rngs: nnx.Rngs,
 ) -> Backbone:
     """A ResNet with `depths` blocks in its stages, of widths 64, 128, 256 and 512."""
     block_type = Bottleneck if bottleneck else BasicBlock
-    stem = Stem(in_channels=in_channels, mean=mean, std=std, options=options, rngs=rngs)
+    stem = Stem(image=image, options=options, rngs=rngs)
     features = 64
     stages = []
     for index, depth in enumerate(depths):
@@ -89,4 +92,72 @@ def resnet(
             blocks.append(block_type(features, width, stride, v1=v1, options=options, rngs=rngs))
             features = width * block_type.expansion
         stages.append(Stage(blocks))
-    return Backbone(arch, stem, stages, PoolHead(features, num_classes, rngs=rngs))
+    return Backbone(arch, stem, stages, PoolHead(features, classes, rngs=rngs))
+
+
+TORCHVISION = Layout(
+    "torchvision",
+    (
+        (r"stem/conv", "conv1"),
+        (r"stem/conv/norm", "bn1"),
+        (BLOCK + r"conv(\d)", r"layer\1.\2.conv\3"),
+        (BLOCK + r"conv(\d)/norm", r"layer\1.\2.bn\3"),
+        (BLOCK + r"shortcut", r"layer\1.\2.downsample.0"),
+        (BLOCK + r"shortcut/norm", r"layer\1.\2.downsample.1"),
+        (r"head/fc", "fc"),
+    ),
+)
+
+
+def _hf_block(match: re.Match[str]) -> str:
+    return f"resnet.encoder.stages.{int(match[1]) - 1}.layers.{match[2]}"
+
+
+HUGGINGFACE = Layout(
+    "huggingface",
+    (
+        (r"stem/conv", "resnet.embedder.embedder.convolution"),
+        (r"stem/conv/norm", "resnet.embedder.embedder.normalization"),
+        (BLOCK + r"conv(\d)", lambda m: f"{_hf_block(m)}.layer.{int(m[3]) - 1}.convolution"),
+        (BLOCK + r"conv(\d)/norm", lambda m: f"{_hf_block(m)}.layer.{int(m[3]) - 1}.normalization"),
+        (BLOCK + r"shortcut", lambda m: f"{_hf_block(m)}.shortcut.convolution"),
+        (BLOCK + r"shortcut/norm", lambda m: f"{_hf_block(m)}.shortcut.normalization"),
+        (r"head/fc", "classifier.1"),
+    ),
+)
+
+
+def _keras_block(match: re.Match[str]) -> str:
+    return f"conv{int(match[1]) + 1}_block{int(match[2]) + 1}"
+
+
+KERAS = Layout(
+    "keras",
+    (
+        (r"stem/conv", "conv1_conv"),
+        (r"stem/conv/norm", "conv1_bn"),
+        (BLOCK + r"conv(\d)", lambda m: f"{_keras_block(m)}_{m[3]}_conv"),
+        (BLOCK + r"conv(\d)/norm", lambda m: f"{_keras_block(m)}_{m[3]}_bn"),
+        (BLOCK + r"shortcut", lambda m: f"{_keras_block(m)}_0_conv"),
+        (BLOCK + r"shortcut/norm", lambda m: f"{_keras_block(m)}_0_bn"),
+        (r"head/fc", "predictions"),
+    ),
+    keras=True,
+    biased=r".*",
+)
+
+for _name, _depths, _bottleneck, _weights in (
+    ("resnet18", (2, 2, 2, 2), False, "resnet18-f37072fd.pth"),
+    ("resnet34", (3, 4, 6, 3), False, "resnet34-b627a593.pth"),
+    ("resnet50", (3, 4, 6, 3), True, "resnet50-0676ba61.pth"),
+    ("resnet101", (3, 4, 23, 3), True, "resnet101-63fe2227.pth"),
+    ("resnet152", (3, 8, 36, 3), True, "resnet152-394f9c45.pth"),
+):
+    architecture(_name, weights=torchvision(_weights), layouts=(TORCHVISION, HUGGINGFACE))(
+        functools.partial(resnet, depths=_depths, bottleneck=_bottleneck)
+    )
+    if _bottleneck:
+        # The paper's strides with Keras's constants and pixel scale: what Keras .h5 files hold.
+        architecture(f"{_name}_v1", preprocessing=CAFFE, layouts=(KERAS,), options={"bn_eps": 1.001e-5})(
+            functools.partial(resnet, depths=_depths, bottleneck=True, v1=True)
+        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from osteojax.models.layers.convolution import InputConvBN, LayerOptions
+from osteojax.models.layers.convolution import Input, InputConvBN, LayerOptions
 from osteojax.models.layers.pool import max_pool
 
 
@@ -16,15 +16,11 @@ class Stem(nnx.Module):
     def __init__(
         self,
         *,
-        in_channels: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        image: Input,
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv = InputConvBN(
-            64, 7, in_channels=in_channels, mean=mean, std=std, stride=2, options=options, rngs=rngs
-        )
+        self.conv = InputConvBN(64, 7, image=image, stride=2, options=options, rngs=rngs)
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Images (B, H, W, in_channels) -> (B, H / 4, W / 4, 64)."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.errors import UserError
-from osteojax.weights.formats.keras_h5 import read_keras_h5
-from osteojax.weights.formats.npz import read_npz
-from osteojax.weights.formats.pth import read_pth
-from osteojax.weights.formats.safetensors_file import read_safetensors
+from osteojax.models.published import Layout, Shape
+from osteojax.weights import formats  # noqa: F401  fills the registry
+from osteojax.weights.formats.registry import Format, read
 from osteojax.weights.formats.tensors import Tensors
-from osteojax.weights.layouts import LAYOUTS, Layout, Origin, Shape, origins_of, parameter_shapes
+from osteojax.weights.layouts import Origin, origins_of, parameter_shapes
 from osteojax.weights.sources import Located, locate
+
+log = logging.getLogger(__name__)
 
 METADATA_KEY = "osteojax"
 """Under this key of a safetensors file's metadata our own files carry their provenance, as JSON."""
@@ -37,9 +39,9 @@ class WeightsFile:
     Attributes:
         arch: the registry's name of the architecture.
         arrays: path ("stage1/blocks/0/conv1/kernel") -> float32 array, for all parameters and running
-            statistics.
+            statistics; without those of the head where the file has none.
         provenance: JSON-able record of where they come from: `source`, `sha256`, `layout`, `licence`, `arch`,
-            `num_classes`, `mean` and `std` (of RGB in [0, 1]).
+            `num_classes` (None without a head), `mean` and `std` (of RGB in [0, 1]).
     """
 
     arch: str
@@ -51,8 +53,9 @@ def load(source: str | Path, arch: str) -> WeightsFile:
     """Reads weights for an architecture and converts them to our layout.
 
     Args:
-        source: a path (`.pth`, `.pt`, `.bin`, `.npz`, `.safetensors`, `.h5`, the project's own files among
-            them) or a name, see `osteojax.weights.sources.locate`: "imagenet" for the architecture's
+        source: a path (PyTorch's `.pth`, `.pt`, `.bin`, `.ckpt`, a `.npz`, `.safetensors`, Keras's `.h5`, the
+            project's own files among them; told by their content) or a name, see
+            `osteojax.weights.sources.locate`: "imagenet" for the architecture's
             published weights, "pip:efficientnet_lite0", or "https://...#sha256=<hex>".
         arch: the registry's name of the architecture that they belong to.
 
@@ -60,19 +63,21 @@ def load(source: str | Path, arch: str) -> WeightsFile:
         UserError: no such file or architecture, no network, a damaged or hostile file, or tensors that do
             not fit: one message names every missing, extra and mis-shaped one.
     """
-    entry = models.spec(arch)
+    entry = models.ARCHITECTURES.get(arch)
     located = locate(source, entry)
     path = located.path
-    tensors, own = _read(path)
-    if own is not None:
+    found, tensors, metadata = read(path)
+    if METADATA_KEY in metadata:
+        own = _own_provenance(path, metadata[METADATA_KEY])
         if own.get("arch") != arch:
             raise UserError(f"{path} holds weights of {own.get('arch')!r}, not of {arch!r}")
         origins = {key: Origin((key,), (shape,), np.asarray) for key, shape in parameter_shapes(arch).items()}
         arrays = _collect(path, tensors, origins, ignored=r"(?!)", what=f"{arch} in our own layout")
         return WeightsFile(arch, arrays, own)
-    layout, origins = _best_layout(path, entry, tensors)
+    layout, origins, tensors = _best_layout(path, entry, found, tensors)
     arrays = _collect(path, tensors, origins, layout.ignored, f"{arch} in the {layout.name} layout")
-    return WeightsFile(arch, arrays, _provenance(located, entry, layout, arrays[HEAD[1]].shape[0]))
+    classes = arrays[HEAD[1]].shape[0] if HEAD[1] in arrays else None
+    return WeightsFile(arch, arrays, _provenance(located, entry, layout, classes))
 
 
 def apply(model: models.Backbone, weights: WeightsFile, *, head: Literal["reset", "keep"] = "reset") -> None:
@@ -91,20 +96,26 @@ def apply(model: models.Backbone, weights: WeightsFile, *, head: Literal["reset"
         raise UserError(f"weights of {weights.arch!r} do not fit a model of {model.arch!r}")
     state = nnx.state(model, (nnx.Param, nnx.BatchStat))
     flat = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
-    classes = {"model": flat[HEAD[1]].shape[0], "weights": weights.arrays[HEAD[1]].shape[0]}
-    if head == "keep" and classes["model"] != classes["weights"]:
-        raise UserError(
-            f"the weights' head has {classes['weights']} classes, the model's {classes['model']}: "
-            "use head='reset' for a new head"
-        )
+    if head == "keep":
+        if HEAD[1] not in weights.arrays:
+            raise UserError("the weights have no head: use head='reset' for a new one")
+        classes = {"model": flat[HEAD[1]].shape[0], "weights": weights.arrays[HEAD[1]].shape[0]}
+        if classes["model"] != classes["weights"]:
+            raise UserError(
+                f"the weights' head has {classes['weights']} classes, the model's {classes['model']}: "
+                "use head='reset' for a new head"
+            )
     for path, variable in flat.items():
-        if head == "reset" and path in HEAD:
+        absent = path.startswith("head/") and path not in weights.arrays
+        if absent or (head == "reset" and path in HEAD):
             continue
         variable[...] = jnp.asarray(weights.arrays[path], variable.dtype)
     nnx.update(model, state)
 
 
-def _provenance(located: Located, entry: models.Spec, layout: Layout, num_classes: int) -> dict[str, Any]:
+def _provenance(
+    located: Located, entry: models.Architecture, layout: Layout, num_classes: int
+) -> dict[str, Any]:
     with located.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     published = entry.weights is not None and sha256.startswith(entry.weights.sha256)
@@ -120,56 +131,58 @@ def _provenance(located: Located, entry: models.Spec, layout: Layout, num_classe
     }
 
 
-def _read(path: Path) -> tuple[Tensors, dict[str, Any] | None]:
-    """The file's tensors and, if the file is one of ours, its provenance."""
-    match path.suffix:
-        case ".pth" | ".pt" | ".bin":
-            return _without_prefix(read_pth(path)), None
-        case ".npz":
-            return _without_prefix(read_npz(path)), None
-        case ".h5":
-            return read_keras_h5(path), None
-        case ".safetensors":
-            tensors, metadata = read_safetensors(path)
-            if METADATA_KEY not in metadata:
-                return _without_prefix(tensors), None
-            try:
-                provenance = json.loads(metadata[METADATA_KEY])
-            except ValueError as error:
-                raise UserError(f"{path}: its provenance is damaged ({error}); convert again") from error
-            if not isinstance(provenance, dict):
-                raise UserError(f"{path}: its provenance is no JSON object; convert again")
-            return tensors, provenance
-    raise UserError(
-        f"{path}: weights are read from .pth, .pt, .bin, .npz and .safetensors, not {path.suffix!r}"
-    )
+def _own_provenance(path: Path, text: str) -> dict[str, Any]:
+    try:
+        provenance = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: its provenance is damaged ({error}); convert again") from error
+    if not isinstance(provenance, dict):
+        raise UserError(f"{path}: its provenance is no JSON object; convert again")
+    return provenance
 
 
-def _without_prefix(tensors: Tensors) -> Tensors:
-    """Names as the bare network has them; data-parallel training puts `module.` before each."""
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+def _best_layout(
+    path: Path, entry: models.Architecture, found: Format, tensors: Tensors
+) -> tuple[Layout, dict[str, Origin], Tensors]:
+    """The layout of which the file has the most tensors, and these by the layout's names.
 
-
-def _best_layout(path: Path, entry: models.Spec, tensors: Tensors) -> tuple[Layout, dict[str, Origin]]:
-    """The layout of which the file has the most tensors: what is missing is then told in the right names."""
-    keras = path.suffix == ".h5"
-    layouts = [layout for layout in LAYOUTS[entry.family] if layout.keras == keras]
+    What is missing is then told in the right names. A trainer puts its own names before the network's (`module.`,
+    `model.backbone.`): the prefix is the one that explains the most.
+    """
+    layouts = [layout for layout in entry.layouts if layout.keras == found.keras]
     if not layouts:
         readable = [
             name
-            for name, spec in models.REGISTRY.items()
-            if any(layout.keras == keras for layout in LAYOUTS[spec.family])
+            for name, other in models.ARCHITECTURES.members.items()
+            if any(layout.keras == found.keras for layout in other.layouts)
         ]
         raise UserError(
-            f"{path}: {entry.name} is not read from {path.suffix} files, which have other strides or layers; "
+            f"{path}: {entry.name} is not read from a {found.name}, which has other strides or layers; "
             f"these are: {', '.join(readable)}"
         )
-    candidates = [(layout, origins_of(layout, entry.name)) for layout in layouts]
-    return max(
-        candidates, key=lambda pair: sum(key in tensors for origin in pair[1].values() for key in origin.keys)
-    )
+    candidates = []
+    for layout in layouts:
+        origins = origins_of(layout, entry.name)
+        wanted = {key for origin in origins.values() for key in origin.keys}
+        for prefix in _prefixes(tensors, origins["stem/conv/kernel"].keys[0]):
+            named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            candidates.append((len(wanted & named.keys()), layout, origins, named, prefix))
+    count, layout, origins, named, prefix = max(candidates, key=lambda candidate: candidate[0])
+    if not count:
+        raise UserError(
+            f"{path} holds no tensor of {entry.name}; it has {', '.join(list(tensors)[:4])}"
+            f"{', ...' if len(tensors) > 4 else ''}; is it another architecture's?"
+        )
+    beside = [name for name in tensors if not name.startswith(prefix)]
+    if beside:
+        log.info("%s: beside %s* there are %s, which are not read", path, prefix, ", ".join(beside[:8]))
+    return layout, origins, named
+
+
+def _prefixes(tensors: Tensors, first: str) -> list[str]:
+    """What may stand before the network's own names: whatever stands before its first kernel, or nothing."""
+    found = {name.removesuffix(first) for name in tensors if name.endswith(first)}
+    return ["", *sorted(prefix for prefix in found if prefix.endswith((".", "/")))]
 
 
 def _collect(
@@ -181,6 +194,10 @@ def _collect(
         for origin in origins.values()
         for key, shape in zip(origin.keys, origin.shapes, strict=True)
     }
+    of_head = {key for path_, origin in origins.items() if path_.startswith("head/") for key in origin.keys}
+    if not of_head & tensors.keys():  # a backbone alone
+        origins = {path_: origin for path_, origin in origins.items() if not path_.startswith("head/")}
+        wanted = {key: shape for key, shape in wanted.items() if key not in of_head}
     missing = [key for key in wanted if key not in tensors]
     extra = [key for key in tensors if key not in wanted and not re.fullmatch(ignored, key)]
     misshaped = [
@@ -193,19 +210,54 @@ def _collect(
         for kind, names in (("missing", missing), ("extra", extra), ("mis-shaped", misshaped))
         if names
     ]
+    if len(problems) == len(misshaped) == 1:
+        _explain_grey(path, tensors, origins["stem/conv/kernel"])
     if problems:
         raise UserError(f"{path} does not hold {what}: {'; '.join(problems)}")
 
-    read = functools.cache(lambda key: tensors[key].read())
+    values = functools.cache(lambda key: _values(path, key, tensors))
     arrays = {}
     for name, origin in origins.items():
-        arrays[name] = np.ascontiguousarray(origin.convert(*map(read, origin.keys)), np.float32)
-    broken = [name for name, values in arrays.items() if not np.isfinite(values).all()]
+        arrays[name] = np.ascontiguousarray(origin.convert(*map(values, origin.keys)), np.float32)
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise UserError(f"{path}: not finite: {', '.join(broken)}")
-    if arrays[HEAD[0]].shape[1] != arrays[HEAD[1]].shape[0]:
+    if HEAD[0] in arrays and arrays[HEAD[0]].shape[1] != arrays[HEAD[1]].shape[0]:
         raise UserError(f"{path}: the head's kernel and bias disagree about the number of classes")
     return arrays
+
+
+def _values(path: Path, key: str, tensors: Tensors) -> np.ndarray:
+    try:
+        found = tensors[key].read()
+    except UserError:
+        raise
+    except Exception as error:  # decompressors and parsers of untrusted bytes
+        raise UserError(
+            f"{path}: {key} is damaged ({' '.join(str(error).split())[:200]}); fetch it again"
+        ) from error
+    if found.shape != tensors[key].shape:
+        raise UserError(
+            f"{path}: {key} is damaged: it holds {found.shape} where it says {tensors[key].shape}"
+        )
+    return found
+
+
+def _explain_grey(path: Path, tensors: Tensors, first: Origin) -> None:
+    """Raises UserError if all that does not fit is that the first convolution takes one channel."""
+    for key, shape in zip(first.keys, first.shapes, strict=True):
+        if _is_grey(tensors[key].shape, shape):
+            raise UserError(
+                f"{path}: {key} has one input channel: this network learned from grey images, and the file does not "
+                "tell how they were normalised; if as ImageNet's grey, repeat the kernel over three channels, a "
+                "third of it each, and load that"
+            )
+
+
+def _is_grey(shape: Shape, wanted: Shape) -> bool:
+    return len(shape) == len(wanted) and [(s, w) for s, w in zip(shape, wanted, strict=True) if s != w] == [
+        (1, 3)
+    ]
 
 
 def _fits(shape: Shape, wanted: Shape) -> bool:

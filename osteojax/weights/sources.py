@@ -8,7 +8,7 @@ import urllib.parse
 from pathlib import Path
 
 from osteojax.errors import UserError
-from osteojax.models.registry import Spec
+from osteojax.models.registry import Architecture
 from osteojax.weights.download import fetch
 
 IMAGENET = "imagenet"
@@ -38,7 +38,7 @@ class Located:
     origin: str
 
 
-def locate(source: str | Path, entry: Spec) -> Located:
+def locate(source: str | Path, entry: Architecture) -> Located:
     """The file that a source names, fetched if need be.
 
     Args:

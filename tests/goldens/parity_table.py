@@ -8,7 +8,7 @@ from tests.osteojax.models.test_models_parity import eval_errors
 
 def main() -> None:
     print("| architecture | blocks compared | largest relative error | in block |\n|---|---|---|---|")
-    for arch in sys.argv[1:] or models.REGISTRY:
+    for arch in sys.argv[1:] or models.ARCHITECTURES:
         errors = eval_errors(arch)
         worst = max(errors, key=errors.get)
         print(f"| {arch} | {len(errors)} | {errors[worst]:.1e} | {worst} |", flush=True)

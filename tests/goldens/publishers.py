@@ -107,7 +107,7 @@ def compare(arch: str, write: Callable[[Path], tuple[Path, nn.Module]]) -> tuple
     with tempfile.TemporaryDirectory() as folder:
         path, network = write(Path(folder))
         file = weights.load(path, arch)
-    spec = models.spec(arch).preprocessing
+    spec = models.ARCHITECTURES.get(arch).preprocessing
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
     with torch.inference_mode():
         output = network((torch.from_numpy(IMAGES).permute(0, 3, 1, 2) - mean) / std)

@@ -10,27 +10,27 @@ import numpy as np
 from data_prep.preprocess import PreprocessSpec
 from data_prep.shards import Example, write_shards
 from osteojax import config as configs
-from osteojax.models import registry
 from osteojax.models.backbone import Backbone, PoolHead, Stage
+from osteojax.models.registry import ARCHITECTURES, architecture
 from osteojax.models.resnet import BasicBlock
 from osteojax.models.stem import Stem
 
 
-def tiny(*, arch, num_classes, in_channels, mean, std, options, rngs):
+def tiny(arch, classes, *, image, options, rngs):
     """One basic block a stage, eight channels everywhere behind the stem."""
-    stem = Stem(in_channels=in_channels, mean=mean, std=std, options=options, rngs=rngs)
+    stem = Stem(image=image, options=options, rngs=rngs)
     widths = (64, 8, 8, 8, 8)
     stages = [
         Stage([BasicBlock(widths[i], widths[i + 1], 1 + (i == 3), v1=False, options=options, rngs=rngs)])
         for i in range(4)
     ]
-    return Backbone(arch, stem, stages, PoolHead(8, num_classes, rngs=rngs))
+    return Backbone(arch, stem, stages, PoolHead(8, classes, rngs=rngs))
 
 
 def register():
-    """Adds the architecture `tiny`."""
-    spec = dataclasses.replace(registry.spec("resnet18"), name="tiny", build=tiny, settings={}, weights=None)
-    registry.REGISTRY = {**registry.REGISTRY, "tiny": spec}
+    """Adds the architecture `tiny`, once however often this module is imported."""
+    if "tiny" not in ARCHITECTURES:
+        architecture("tiny")(tiny)
 
 
 CLASSES = ("healthy", "osteopenia", "osteoporosis")

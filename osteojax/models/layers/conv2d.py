@@ -32,7 +32,7 @@ def conv2d(
     *,
     strides: Sequence[int] = (1, 1),
     padding: Sequence[Sequence[int]] = ((0, 0), (0, 0)),
-    groups: int = 1,
+    feature_groups: int = 1,
     impl: Impl = "auto",
 ) -> Array:
     """Convolve (cross-correlate, as all of deep learning does) images with a kernel.
@@ -58,7 +58,7 @@ def conv2d(
     how = _How(
         strides=(int(strides[0]), int(strides[1])),
         padding=tuple((int(before), int(after)) for before, after in padding),
-        groups=groups,
+        feature_groups=feature_groups,
     )
     _check(x, kernel, how, impl)
     if impl == "native":
@@ -72,7 +72,7 @@ class _How:
 
     strides: Pair
     padding: Padding
-    groups: int
+    feature_groups: int
 
     def output_size(self, x: Sequence[int], kernel: Sequence[int]) -> Pair:
         """Height and width of the output, from the shapes of x (NHWC) and kernel (HWIO)."""
@@ -83,7 +83,7 @@ class _How:
 
     def fits_winograd(self, kernel: Sequence[int]) -> bool:
         """Whether Winograd's algorithm applies at all."""
-        return tuple(kernel[:2]) == (3, 3) and self.strides == (1, 1) and self.groups == 1
+        return tuple(kernel[:2]) == (3, 3) and self.strides == (1, 1) and self.feature_groups == 1
 
 
 def _check(x: Array, kernel: Array, how: _How, impl: str) -> None:
@@ -93,9 +93,10 @@ def _check(x: Array, kernel: Array, how: _How, impl: str) -> None:
         raise ValueError(
             f"conv2d: x must be NHWC and kernel HWIO, their shapes are {x.shape} and {kernel.shape}"
         )
-    if how.groups < 1 or kernel.shape[2] * how.groups != x.shape[3] or kernel.shape[3] % how.groups:
+    groups = how.feature_groups
+    if groups < 1 or kernel.shape[2] * groups != x.shape[3] or kernel.shape[3] % groups:
         raise ValueError(
-            f"conv2d: a kernel of shape {kernel.shape} with {how.groups} groups does not fit {x.shape[3]} channels"
+            f"conv2d: a kernel of shape {kernel.shape} with {groups} feature groups does not fit {x.shape[3]} channels"
         )
     if min(how.strides) < 1 or len(how.padding) != 2 or min(itertools.chain(*how.padding)) < 0:
         raise ValueError(
@@ -157,7 +158,7 @@ def _native(x: Array, kernel: Array, how: _How) -> Array:
         how.strides,
         how.padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=how.groups,
+        feature_group_count=how.feature_groups,
     )
 
 
@@ -167,7 +168,7 @@ def _forward(x: Array, kernel: Array, how: _How, impl: Impl) -> Array:
         impl == "winograd" or (impl == "auto" and _winograd_pays(x.shape, kernel.shape))
     ):
         return winograd.convolve(x, kernel, how.padding)
-    if impl == "auto" and how.groups == 1 and kernel.shape[:2] != (1, 1):
+    if impl == "auto" and how.feature_groups == 1 and kernel.shape[:2] != (1, 1):
         return _native(x, kernel, how)
     return _matmul(x, kernel, how)
 
@@ -197,7 +198,7 @@ def _matmul(x: Array, kernel: Array, how: _How) -> Array:
     windows = _windows(x, kernel.shape, how, how.output_size(x.shape, kernel.shape))
     taps = kernel.reshape(len(windows), *kernel.shape[2:])
     return functools.reduce(
-        jnp.add, (_product(window, taps[i], how.groups) for i, window in enumerate(windows))
+        jnp.add, (_product(window, taps[i], how.feature_groups) for i, window in enumerate(windows))
     )
 
 
@@ -217,21 +218,23 @@ def _kernel_gradient(x: Array, dy: Array, kernel: Sequence[int], how: _How, impl
     if how.fits_winograd(kernel) and (impl == "winograd" or (impl == "auto" and min(kernel[2:]) >= 32)):
         return winograd.kernel_gradient(x, dy, how.padding)
     size = (dy.shape[1], dy.shape[2])
-    if how.groups == 1 and kernel[2] <= 4:
+    if how.feature_groups == 1 and kernel[2] <= 4:
         # One tall product: with so few input channels, a product for each tap would be all overhead.
         channels_first = [jnp.moveaxis(window, 3, 0) for window in _windows(x, kernel, how, size)]
         patches = jnp.stack(channels_first).reshape(kernel[0] * kernel[1] * kernel[2], -1)
         return (patches @ dy.reshape(-1, kernel[3])).reshape(kernel)
     windows = _windows(x, kernel, how, size)
-    if how.groups == 1:
+    if how.feature_groups == 1:
         dy = dy.reshape(-1, kernel[3])
         taps = [_tall_product(window.reshape(-1, kernel[2]), dy) for window in windows]
-    elif kernel[2] == 1 and kernel[3] == how.groups:
+    elif kernel[2] == 1 and kernel[3] == how.feature_groups:
         taps = _sums([window * dy for window in windows])
     else:
-        grouped = dy.reshape(*dy.shape[:3], how.groups, kernel[3] // how.groups)
+        grouped = dy.reshape(*dy.shape[:3], how.feature_groups, kernel[3] // how.feature_groups)
         taps = [
-            jnp.einsum("nhwgc,nhwgo->cgo", window.reshape(*window.shape[:3], how.groups, kernel[2]), grouped)
+            jnp.einsum(
+                "nhwgc,nhwgo->cgo", window.reshape(*window.shape[:3], how.feature_groups, kernel[2]), grouped
+            )
             for window in windows
         ]
     return jnp.stack(taps).reshape(kernel)
@@ -286,11 +289,13 @@ def _input_gradient_phase(
     """Rows `first[0]` to `first[0] + size[0]` of dy's full convolution with the flipped taps, columns likewise."""
     kh, kw, inputs, outputs = taps.shape
     if kh == 0 or kw == 0:
-        return jnp.zeros((dy.shape[0], *size, inputs * how.groups), dy.dtype)
+        return jnp.zeros((dy.shape[0], *size, inputs * how.feature_groups), dy.dtype)
     # Flipped, and with inputs and outputs exchanged within each group.
-    flipped = taps[::-1, ::-1].reshape(kh, kw, inputs, how.groups, outputs // how.groups)
-    flipped = flipped.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outputs // how.groups, how.groups * inputs)
+    flipped = taps[::-1, ::-1].reshape(kh, kw, inputs, how.feature_groups, outputs // how.feature_groups)
+    flipped = flipped.transpose(0, 1, 4, 3, 2).reshape(
+        kh, kw, outputs // how.feature_groups, how.feature_groups * inputs
+    )
     around = tuple(
         (k - 1 - f, s + f - d) for k, f, s, d in zip((kh, kw), first, size, dy.shape[1:3], strict=True)
     )
-    return _forward(dy, flipped, _How((1, 1), around, how.groups), impl)
+    return _forward(dy, flipped, _How((1, 1), around, how.feature_groups), impl)

@@ -17,6 +17,20 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
+class Input:
+    """The images that a network takes, in [0, 1].
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        mean, std: of RGB; the first convolution normalises by them.
+    """
+
+    channels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class LayerOptions:
     """What all layers of a model share.
 
@@ -25,7 +39,7 @@ class LayerOptions:
         conv_impl: formulation of the convolutions, see `osteojax.models.layers.conv2d.conv2d`.
         padding: "torch" pads k // 2 on every side; "same" is TensorFlow's SAME (the surplus to the right
             and below).
-        bn_eps, bn_momentum, bn_groups: see `BatchNorm`.
+        bn_eps, bn_momentum, bn_parts: see `BatchNorm`.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -33,11 +47,11 @@ class LayerOptions:
     padding: str = "torch"
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1
-    bn_groups: int = 1
+    bn_parts: int = 1
 
     def batch_norm(self, features: int) -> BatchNorm:
         """A batch norm with this model's constants."""
-        return BatchNorm(features, eps=self.bn_eps, momentum=self.bn_momentum, groups=self.bn_groups)
+        return BatchNorm(features, eps=self.bn_eps, momentum=self.bn_momentum, parts=self.bn_parts)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -60,7 +74,7 @@ _draw = jax.jit(lambda key, count: jax.random.normal(key, (count,), jnp.float32)
 
 
 class Conv(nnx.Module):
-    """A bias-free square convolution, NHWC, kernel (k, k, in / groups, out) float32.
+    """A bias-free square convolution, NHWC, kernel (k, k, in / feature_groups, out) float32.
 
     The initialiser is He et al. 2015 normal over fan-out, as in torchvision.
     """
@@ -72,15 +86,15 @@ class Conv(nnx.Module):
         size: int,
         *,
         stride: int = 1,
-        groups: int = 1,
+        feature_groups: int = 1,
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        shape = (size, size, in_features // groups, out_features)
-        std = math.sqrt(2 / (size * size * out_features / groups))
+        shape = (size, size, in_features // feature_groups, out_features)
+        std = math.sqrt(2 / (size * size * out_features / feature_groups))
         self.kernel = nnx.Param(std * standard_normal(rngs.params(), shape))
         self.stride = stride
-        self.groups = groups
+        self.feature_groups = feature_groups
         self.options = options
 
     def padding(self, height: int, width: int) -> Padding:
@@ -97,7 +111,7 @@ class Conv(nnx.Module):
             kernel.astype(self.options.dtype),
             strides=(self.stride, self.stride),
             padding=self.padding(x.shape[1], x.shape[2]),
-            groups=self.groups,
+            feature_groups=self.feature_groups,
             impl=self.options.conv_impl,
         )
 
@@ -121,12 +135,18 @@ class ConvBN(Conv):
         size: int,
         *,
         stride: int = 1,
-        groups: int = 1,
+        feature_groups: int = 1,
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
-            in_features, out_features, size, stride=stride, groups=groups, options=options, rngs=rngs
+            in_features,
+            out_features,
+            size,
+            stride=stride,
+            feature_groups=feature_groups,
+            options=options,
+            rngs=rngs,
         )
         self.norm = options.batch_norm(out_features)
 
@@ -148,7 +168,7 @@ class ConvBN(Conv):
         """Whether `osteojax.models.layers.pointwise` applies and pays: bfloat16 is for chips that memory bounds."""
         height, width, inputs, outputs = self.kernel.shape
         # At a stride the pixels in use would have to be gathered first, which costs what the rest gains.
-        plain = height == width == self.stride == self.groups == self.options.bn_groups == 1
+        plain = height == width == self.stride == self.feature_groups == self.options.bn_parts == 1
         return plain and inputs < outputs and self.options.dtype == jnp.bfloat16
 
     def pooled(
@@ -185,19 +205,17 @@ class InputConvBN(ConvBN):
         out_features: int,
         size: int,
         *,
-        in_channels: int,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        image: Input,
         stride: int = 1,
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        if in_channels not in (1, 3):
-            raise ValueError(f"in_channels is 1 (grey) or 3 (RGB), not {in_channels}")
+        if image.channels not in (1, 3):
+            raise ValueError(f"in_channels is 1 (grey) or 3 (RGB), not {image.channels}")
         super().__init__(3, out_features, size, stride=stride, options=options, rngs=rngs)
-        self.in_channels = in_channels
-        self.pixel_mean = mean
-        self.pixel_std = std
+        self.in_channels = image.channels
+        self.pixel_mean = image.mean
+        self.pixel_std = image.std
 
     def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """x (B, H, W, in_channels) in [0, 1], normalised and convolved with kernel (k, k, 3, out)."""

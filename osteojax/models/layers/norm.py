@@ -13,7 +13,7 @@ class BatchNorm(nnx.Module):
     Ioffe and Szegedy 2015, algorithm 1 and 2, with the conventions of `torch.nn.BatchNorm2d`: `momentum` is
     the weight of the *new* statistic, the biased variance normalises, the unbiased one enters `var`.
     Statistics are float32 whatever the dtype of the input. Under `jax.jit` with a batch sharded over a mesh
-    the statistics are those of the global batch; `groups=n` gives each of n equal slices of the batch its
+    the statistics are those of the global batch; `parts=n` gives each of n equal slices of the batch its
     own (what unsynchronised data parallelism on n devices computes) and averages them into the running
     statistics.
 
@@ -25,14 +25,14 @@ class BatchNorm(nnx.Module):
             with `model.eval()` and `model.train()`.
     """
 
-    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1, groups: int = 1) -> None:
+    def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1, parts: int = 1) -> None:
         self.scale = nnx.Param(jnp.ones(features, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(features, jnp.float32))
         self.var = nnx.BatchStat(jnp.ones(features, jnp.float32))
         self.eps = eps
         self.momentum = momentum
-        self.groups = groups
+        self.parts = parts
         self.use_running_average = False
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
@@ -58,15 +58,15 @@ class BatchNorm(nnx.Module):
         return self.normalise(x, *self.fit(x, mask))
 
     def fit(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Factor and offset (groups, C) float32 of the normalisation of x; arguments and effect as of a call."""
+        """Factor and offset (parts, C) float32 of the normalisation of x; arguments and effect as of a call."""
         if self.use_running_average:
             factor, offset = self.affine()
             return factor[None], offset[None]
         batch = x.shape[0]
-        if batch % self.groups:
-            raise ValueError(f"a batch of {batch} does not divide into {self.groups} batch-norm groups")
+        if batch % self.parts:
+            raise ValueError(f"a batch of {batch} does not divide into {self.parts} batch-norm parts")
         # One group is no reshape: that one would not keep the sharding of the batch.
-        grouped = x[None] if self.groups == 1 else x.reshape(self.groups, -1, *x.shape[1:])
+        grouped = x[None] if self.parts == 1 else x.reshape(self.parts, -1, *x.shape[1:])
         axes = tuple(range(1, grouped.ndim - 1))
         # One pass over memory: moments about the running mean, which is near the batch's, so that the
         # subtraction below does not cancel (it would about zero, where |mean| >> std).
@@ -74,9 +74,9 @@ class BatchNorm(nnx.Module):
         centred = grouped.astype(jnp.float32) - pivot
         positions = math.prod(x.shape[1:-1])
         if mask is None:
-            count = jnp.asarray([[batch // self.groups * positions]], jnp.float32)
+            count = jnp.asarray([[batch // self.parts * positions]], jnp.float32)
         else:
-            kept = mask.reshape(self.groups, -1, *(1,) * (x.ndim - 1)) != 0
+            kept = mask.reshape(self.parts, -1, *(1,) * (x.ndim - 1)) != 0
             centred = jnp.where(kept, centred, 0)
             count = kept.sum(axes, dtype=jnp.float32) * positions
         shift = centred.sum(axes) / jnp.maximum(count, 1)
@@ -85,7 +85,7 @@ class BatchNorm(nnx.Module):
 
     @staticmethod
     def normalise(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
-        """x (B, ..., C) times factor plus offset, (groups, C) each, in the dtype of x."""
+        """x (B, ..., C) times factor plus offset, (parts, C) each, in the dtype of x."""
         if len(factor) == 1:
             return (x * factor[0] + offset[0]).astype(x.dtype)
         grouped = x.reshape(len(factor), -1, *x.shape[1:])
@@ -97,12 +97,12 @@ class BatchNorm(nnx.Module):
         """Normalisation by a batch's statistics as factor and offset, which also enter the running ones.
 
         Args:
-            mean: (groups, C) float32.
-            var: (groups, C) float32, the biased variance.
-            count: (groups, 1) float32, how many values they are of.
+            mean: (parts, C) float32.
+            var: (parts, C) float32, the biased variance.
+            count: (parts, 1) float32, how many values they are of.
 
         Returns:
-            factor, offset: (groups, C) float32; in a group of no values those of the running statistics.
+            factor, offset: (parts, C) float32; in a part of no values those of the running statistics.
         """
         some = count > 0
         mean = jnp.where(some, mean, self.mean[...])

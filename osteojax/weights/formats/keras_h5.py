@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 
 from osteojax.errors import UserError
+from osteojax.weights.formats.registry import FORMATS, Format
 from osteojax.weights.formats.tensors import StoredTensor, Tensors
 
 
@@ -68,3 +69,13 @@ def _describe(path: Path, dataset: h5py.Dataset) -> StoredTensor:
             raise UserError(f"{path}: {location} is damaged ({error})") from error
 
     return StoredTensor(dataset.shape, dataset.dtype.name, dataset.dtype.kind == "f", read)
+
+
+FORMATS.register("keras")(
+    Format(
+        "Keras .h5 file",
+        lambda head, path: head.startswith(b"\x89HDF\r\n\x1a\n"),
+        lambda path: (read_keras_h5(path), {}),
+        keras=True,
+    )
+)

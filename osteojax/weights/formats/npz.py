@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from osteojax.errors import UserError
+from osteojax.weights.formats.registry import FORMATS, Format
 from osteojax.weights.formats.tensors import StoredTensor, Tensors
 
 
@@ -47,3 +48,16 @@ def _describe(path: Path, archive: zipfile.ZipFile, name: str) -> StoredTensor:
             raise UserError(f"{path}: {name} is damaged ({error})") from error
 
     return StoredTensor(shape, dtype.name, dtype.kind == "f", read)
+
+
+def _is_npz(head: bytes, path: Path) -> bool:
+    if not head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("data.pkl") for name in archive.namelist())
+    except Exception:  # damaged: by its name, so that the message fits
+        return path.suffix == ".npz"
+
+
+FORMATS.register("npz")(Format(".npz archive", _is_npz, lambda path: (read_npz(path), {})))

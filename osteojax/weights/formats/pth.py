@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from osteojax.errors import UserError
+from osteojax.weights.formats.registry import FORMATS, Format
 from osteojax.weights.formats.tensors import StoredTensor, Tensors
 
 MAX_PICKLE_BYTES = 4 * 2**20
@@ -28,8 +29,21 @@ MAX_PICKLE_BYTES = 4 * 2**20
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-WRAPPERS = ("state_dict", "model", "model_state_dict", "params")
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "params", "net", "network", "weights",
+    "module",
+)  # fmt: skip
 """Keys under which training scripts put the state dict beside their optimizer's state."""
+
+_BYSTANDERS = (
+    "argparse.", "collections.", "datetime.", "lightning.", "lightning_fabric.", "numpy.", "omegaconf.",
+    "pathlib.", "pytorch_lightning.", "torch.", "types.", "typing.", "_codecs.",
+)  # fmt: skip
+"""Modules whose objects a trainer (PyTorch Lightning, timm) pickles beside the state dict. They are not made: a
+placeholder stands for them, and a state dict that holds one is refused."""
+_NEVER = frozenset(
+    {"eval", "exec", "compile", "getattr", "setattr", "__import__", "open", "input", "apply", "execfile"}
+)
 
 _STORAGES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -68,6 +82,13 @@ class _View:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bystander:
+    """Something beside the state dict that is not looked into."""
+
+    name: str
 
 
 class _RefusedError(Exception):
@@ -172,6 +193,10 @@ def _state_dict(value: Any) -> dict[str, _View]:
         if isinstance(value, dict) and isinstance(value.get(wrapper), dict):
             value = value[wrapper]
             break
+    if isinstance(value, _Bystander):
+        raise _RefusedError(
+            f"it holds an object of {value.name} (a whole model?), not a state dict: save that one"
+        )
     if not isinstance(value, dict) or not value:
         raise _RefusedError(f"it holds a {type(value).__name__}, not a state dict")
     strangers = [
@@ -254,17 +279,19 @@ def _interpret(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> A
             stack.append(tuple(reversed(items)))
         elif name == "APPEND":
             item = stack.pop()
-            _expect(stack[-1], list).append(item)
+            if not isinstance(stack[-1], _Bystander):
+                _expect(stack[-1], list).append(item)
         elif name == "APPENDS":
             items = _pop_mark(stack)
-            _expect(stack[-1], list).extend(items)
+            if not isinstance(stack[-1], _Bystander):
+                _expect(stack[-1], list).extend(items)
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
-            _set(_expect(stack[-1], dict), key, value)
+            _set(stack[-1], key, value)
         elif name == "SETITEMS":
             items = _pop_mark(stack)
             for key, value in zip(items[::2], items[1::2], strict=True):
-                _set(_expect(stack[-1], dict), key, value)
+                _set(stack[-1], key, value)
         elif name == "GLOBAL":
             stack.append(_Global(argument.replace(" ", ".")))
         elif name == "STACK_GLOBAL":
@@ -280,7 +307,17 @@ def _interpret(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> A
             stack.append(_build(_expect(function, _Global), _expect(arguments, tuple)))
         elif name == "BUILD":
             stack.pop()  # attributes of a dict (a state dict's `_metadata`), which nothing here needs
-            _expect(stack[-1], dict)
+            if not isinstance(stack[-1], _Bystander):
+                _expect(stack[-1], dict)
+        elif name == "NEWOBJ":
+            arguments, function = stack.pop(), stack.pop()
+            _expect(arguments, tuple)
+            stack.append(_bystander(_expect(function, _Global)))
+        elif name == "EMPTY_SET":
+            stack.append(_Bystander("builtins.set"))
+        elif name == "ADDITEMS":
+            _pop_mark(stack)
+            _expect(stack[-1], _Bystander)
         else:
             raise _RefusedError(f"its pickle has the opcode {name}, which no state dict needs")
     raise _RefusedError("its pickle does not end")
@@ -327,7 +364,10 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-def _set(target: dict, key: Any, value: Any) -> None:
+def _set(target: Any, key: Any, value: Any) -> None:
+    if isinstance(target, _Bystander):  # a dictionary of a class of its own
+        return
+    _expect(target, dict)
     # Nested tuples as keys would take exponential time to hash.
     if not isinstance(key, str | int):
         raise _RefusedError(f"its pickle has a {type(key).__name__} as a key")
@@ -358,4 +398,25 @@ def _build(function: _Global, arguments: tuple) -> Any:
         return _View(_expect(storage, _Storage), offset, _expect(shape, tuple), _expect(stride, tuple))
     if function.name == "torch._utils._rebuild_parameter":
         return _expect(arguments[0], _View)
+    return _bystander(function)
+
+
+def _bystander(function: _Global) -> _Bystander:
+    module, _, attribute = function.name.rpartition(".")
+    if f"{module}.".startswith(_BYSTANDERS) and attribute not in _NEVER:
+        return _Bystander(function.name)
     raise _RefusedError(f"it asks for {function.name} to be called")
+
+
+def _is_pth(head: bytes, path: Path) -> bool:
+    """A ZIP archive with a data.pkl, or a stream of pickles; a damaged archive goes by its name."""
+    if head.startswith(b"PK\x03\x04"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith("data.pkl") for name in archive.namelist())
+        except Exception:
+            return path.suffix != ".npz"
+    return head.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+
+
+FORMATS.register("pytorch")(Format("PyTorch file", _is_pth, lambda path: (read_pth(path), {})))

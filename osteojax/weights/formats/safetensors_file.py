@@ -7,6 +7,7 @@ import numpy as np
 import safetensors
 
 from osteojax.errors import UserError
+from osteojax.weights.formats.registry import FORMATS, Format
 from osteojax.weights.formats.tensors import StoredTensor, Tensors
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -36,3 +37,11 @@ def read_safetensors(path: Path) -> tuple[Tensors, Mapping[str, str]]:
 def _read(path: Path, name: str) -> np.ndarray:
     with safetensors.safe_open(path, framework="numpy") as file:
         return file.get_tensor(name).astype(np.float32)
+
+
+def _is_safetensors(head: bytes, path: Path) -> bool:
+    """Eight bytes of length, then a JSON object."""
+    return path.suffix == ".safetensors" or head[8:9] == b"{"
+
+
+FORMATS.register("safetensors")(Format("safetensors file", _is_safetensors, read_safetensors))

@@ -7,7 +7,7 @@ import pytest
 
 from osteojax.models.layers.conv2d import conv2d
 
-# (input NHWC, kernel HWIO, strides, padding, groups)
+# (input NHWC, kernel HWIO, strides, padding, feature_groups)
 CASES = {
     "1x1": ((2, 7, 5, 6), (1, 1, 6, 4), (1, 1), ((0, 0), (0, 0)), 1),
     "1x1 strided": ((2, 7, 6, 6), (1, 1, 6, 4), (2, 2), ((0, 0), (0, 0)), 1),
@@ -30,21 +30,21 @@ CASES = {
 # Each formulation where it differs: the 49 taps of the stem take long to compile as products.
 RUNS = [
     (case, impl)
-    for case, (_, kernel, strides, _, groups) in CASES.items()
+    for case, (_, kernel, strides, _, feature_groups) in CASES.items()
     for impl in ("auto", "native", "matmul", "winograd")
     if not (impl == "matmul" and kernel[0] == 7)
-    and not (impl == "winograd" and (kernel[:2] != (3, 3) or strides != (1, 1) or groups > 1))
+    and not (impl == "winograd" and (kernel[:2] != (3, 3) or strides != (1, 1) or feature_groups > 1))
 ]
 
 
-def reference(x, kernel, strides, padding, groups):
+def reference(x, kernel, strides, padding, feature_groups):
     """The definition, summed in float64: y[n, h, w, o] = sum of x[n, h s + i, w s + j, c] k[i, j, c, o]."""
     x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
     kh, kw, inputs, outputs = kernel.shape
     windows = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))[
         :, :: strides[0], :: strides[1]
     ]
-    per_group = outputs // groups
+    per_group = outputs // feature_groups
     return np.concatenate(
         [
             np.einsum(
@@ -52,18 +52,18 @@ def reference(x, kernel, strides, padding, groups):
                 windows[:, :, :, g * inputs : (g + 1) * inputs],
                 kernel[..., g * per_group : (g + 1) * per_group].astype(np.float64),
             )
-            for g in range(groups)
+            for g in range(feature_groups)
         ],
         axis=-1,
     )
 
 
 def arrays(case, seed=0):
-    shape, kernel_shape, strides, padding, groups = CASES[case]
+    shape, kernel_shape, strides, padding, feature_groups = CASES[case]
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape, dtype=np.float32)
     kernel = rng.standard_normal(kernel_shape, dtype=np.float32)
-    return x, kernel, {"strides": strides, "padding": padding, "groups": groups}
+    return x, kernel, {"strides": strides, "padding": padding, "feature_groups": feature_groups}
 
 
 # Sums of at most 147 products of unit variance: float32 rounding stays below 1e-5 of their scale.
@@ -153,7 +153,7 @@ def test_vmap_over_kernels():
     ("change", "message"),
     [
         ({"impl": "fft"}, "impl is 'fft'"),
-        ({"groups": 3}, "does not fit 4 channels"),
+        ({"feature_groups": 3}, "does not fit 4 channels"),
         ({"strides": (0, 1)}, "must be positive"),
         ({"padding": ((0, -1), (0, 0))}, "not negative"),
         ({"kernel": np.zeros((10, 3, 4, 3), np.float32)}, "larger than the padded image"),

@@ -8,7 +8,7 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.errors import UserError
-from osteojax.models.layers.convolution import ConvBN, InputConvBN, LayerOptions
+from osteojax.models.layers.convolution import ConvBN, Input, InputConvBN, LayerOptions
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,12 @@ def test_every_parameter_path_starts_with_a_part():
 @pytest.mark.parametrize("size", [7, 8])
 def test_grey_equals_the_same_image_in_three_channels_borders_and_gradients_too(size):
     """Exact algebra; float32 rounding of sums of 147 terms of order 1 stays below 1e-5."""
-    spec = models.spec("resnet50").preprocessing
+    spec = models.ARCHITECTURES.get("resnet50").preprocessing
     grey, colour = (
         InputConvBN(
             8,
             7,
-            in_channels=channels,
-            mean=spec.mean,
-            std=spec.std,
+            image=Input(channels, spec.mean, spec.std),
             stride=2,
             options=LayerOptions(conv_impl="native"),
             rngs=nnx.Rngs(0),
@@ -85,14 +83,12 @@ def test_grey_equals_the_same_image_in_three_channels_borders_and_gradients_too(
 
 def test_grey_in_bfloat16_is_grey_in_float32_to_bfloat16_tolerance():
     """There the constant term is a channel of ones, here a second convolution."""
-    spec = models.spec("resnet50").preprocessing
+    spec = models.ARCHITECTURES.get("resnet50").preprocessing
     narrow, wide = (
         InputConvBN(
             8,
             7,
-            in_channels=1,
-            mean=spec.mean,
-            std=spec.std,
+            image=Input(1, spec.mean, spec.std),
             stride=2,
             options=LayerOptions(conv_impl="native", dtype=dtype),
             rngs=nnx.Rngs(0),
@@ -114,13 +110,11 @@ def test_grey_in_bfloat16_is_grey_in_float32_to_bfloat16_tolerance():
 
 def test_the_grey_fold_is_not_what_a_shifted_zero_padding_would_give():
     """Folding mean and std into kernel and bias alone is wrong at the border: the test above can fail."""
-    spec = models.spec("resnet50").preprocessing
+    spec = models.ARCHITECTURES.get("resnet50").preprocessing
     layer = InputConvBN(
         4,
         7,
-        in_channels=1,
-        mean=spec.mean,
-        std=spec.std,
+        image=Input(1, spec.mean, spec.std),
         options=LayerOptions(conv_impl="native"),
         rngs=nnx.Rngs(0),
     )

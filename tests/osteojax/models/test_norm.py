@@ -84,7 +84,7 @@ def test_a_batch_of_padding_alone_changes_nothing(x):
 
 
 def test_groups_are_what_devices_without_synchronisation_compute(x):
-    norm = BatchNorm(3, groups=4)
+    norm = BatchNorm(3, parts=4)
     y = apply(norm, x)
     alone = [BatchNorm(3) for _ in range(4)]
     slices = np.split(x, 4)
@@ -93,7 +93,7 @@ def test_groups_are_what_devices_without_synchronisation_compute(x):
     )
     assert_statistics(norm, *(np.mean([getattr(n, s)[...] for n in alone], 0) for s in ("mean", "var")))
     with pytest.raises(ValueError, match="does not divide"):
-        BatchNorm(3, groups=3)(x)
+        BatchNorm(3, parts=3)(x)
 
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from osteojax.models.layers import pointwise
-from osteojax.models.layers.convolution import ConvBN, LayerOptions
+from osteojax.models.layers.convolution import ConvBN, Input, LayerOptions
 from osteojax.models.layers.norm import BatchNorm
 from osteojax.models.layers.pool import max_pool
 from osteojax.models.stem import Stem
@@ -97,7 +97,7 @@ def test_only_widening_layers_that_learn_in_bfloat16_take_it(monkeypatch):
 
     assert count(8, 32) == 1
     assert count(32, 8) == count(8, 32, size=3) == count(8, 32, stride=2) == count(8, 32, frozen=True) == 0
-    assert count(8, 32, bn_groups=2) == count(8, 32, dtype=jnp.float32) == 0
+    assert count(8, 32, bn_parts=2) == count(8, 32, dtype=jnp.float32) == 0
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -115,9 +115,9 @@ def test_a_stem_that_normalises_after_the_maximum_is_the_published_one(frozen, g
         return jax.nn.relu(stem.conv.pooled(x, mask, pool))
 
     def run(forward):
-        options = LayerOptions(bn_groups=groups)
+        options = LayerOptions(bn_parts=groups)
         mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
-        stem = Stem(in_channels=1, mean=mean, std=std, options=options, rngs=nnx.Rngs(0))
+        stem = Stem(image=Input(1, mean, std), options=options, rngs=nnx.Rngs(0))
         norm = stem.conv.norm
         norm.scale[...], norm.bias[...] = draw(64, seed=1), draw(64, seed=2)
         norm.mean[...], norm.var[...] = draw(64, seed=3), jnp.square(draw(64, seed=4)) + 0.1
@@ -141,6 +141,6 @@ def test_the_stem_normalises_after_the_maximum_in_bfloat16_alone(monkeypatch, dt
     monkeypatch.setattr(ConvBN, "pooled", lambda *args: seen.append(args) or pooled(*args))
     options = LayerOptions(dtype=dtype)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
-    stem = Stem(in_channels=1, mean=mean, std=std, options=options, rngs=nnx.Rngs(0))
+    stem = Stem(image=Input(1, mean, std), options=options, rngs=nnx.Rngs(0))
     assert stem(draw(2, 32, 32, 1)).shape == (2, 8, 8, 64)
     assert len(seen) == calls

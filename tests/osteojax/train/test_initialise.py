@@ -98,4 +98,4 @@ def test_the_seed_determines_the_weights(quick):
     quick.seed = 1
     other = params_of(build(quick, "tiny", 3))
     assert any((first[k] != other[k]).any() for k in first)
-    assert small.tiny and models.spec("tiny").name == "tiny" and jax.device_count() >= 1
+    assert small.tiny and models.ARCHITECTURES.get("tiny").name == "tiny" and jax.device_count() >= 1

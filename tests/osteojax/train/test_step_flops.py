@@ -37,9 +37,11 @@ def count(model, monkeypatch):
     for part in parts:
         calls = []
 
-        def record(x, kernel, *, strides, padding, groups, impl, calls=calls):
+        def record(x, kernel, *, strides, padding, feature_groups, impl, calls=calls):
             calls.append(multiplications(x.shape, kernel.shape, strides, padding))
-            return original(x, kernel, strides=strides, padding=padding, groups=groups, impl=impl)
+            return original(
+                x, kernel, strides=strides, padding=padding, feature_groups=feature_groups, impl=impl
+            )
 
         monkeypatch.setattr(layers, "conv2d", record)
         h = jax.eval_shape(getattr(model, part), h)

