@@ -1,5 +1,7 @@
 """What all architectures share: stem, four stages, head, each callable alone."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
 
@@ -14,8 +16,8 @@ MIN_SIZE = 32
 class Stage(nnx.Module):
     """Blocks in a row, each called as `block(h, mask)`."""
 
-    def __init__(self, blocks: list[nnx.Module]) -> None:
-        self.blocks = nnx.List(blocks)
+    def __init__(self, blocks: Sequence[nnx.Module]) -> None:
+        self.blocks = nnx.List(list(blocks))
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, C) -> (B, H', W', C'); `mask` (B,) as in `BatchNorm`."""
@@ -47,7 +49,7 @@ class Backbone(nnx.Module):
             strides) are refused.
     """
 
-    def __init__(self, arch: str, stem: nnx.Module, stages: list[nnx.Module], head: nnx.Module) -> None:
+    def __init__(self, arch: str, stem: nnx.Module, stages: Sequence[nnx.Module], head: nnx.Module) -> None:
         self.arch = arch
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages

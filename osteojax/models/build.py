@@ -49,6 +49,6 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     )
 
 
-def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> nnx.Module:
+def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> Backbone:
     """As `build`, with shapes in place of arrays: quick, where the values are about to be restored."""
     return nnx.eval_shape(lambda: build(section, architecture, classes, seed=0, devices=devices))

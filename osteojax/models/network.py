@@ -46,10 +46,11 @@ class Network:
         stages: names of the model's parts, in order.
     """
 
-    def __init__(self, model: nnx.Module) -> None:
+    def __init__(self, model: models.Backbone) -> None:
         self._model = model
         self.stages = models.stages(model)
-        _, self._params, self._stats, self._rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+        _, self._params, self._stats, self._rest = parts
 
     def init(self) -> tuple[Flat, Flat]:
         """Parameters and running statistics that the model holds now."""

@@ -62,7 +62,9 @@ def origins_of(layout: Layout, arch: str) -> dict[str, Origin]:
         module, leaf = path.rsplit("/", 1)
         name = layout.module(module)
         # Only batch norm's bias has a name of its own in Keras.
-        keys = (f"{name}{separator}{leaves[leaf] if module != 'head/fc' or leaf == 'kernel' else 'bias'}",)
+        keys: tuple[str, ...] = (
+            f"{name}{separator}{leaves[leaf] if module != 'head/fc' or leaf == 'kernel' else 'bias'}",
+        )
         convolution = module.removesuffix("/norm")
         if path in layout.kernels:
             foreign, convert = layout.kernels[path]

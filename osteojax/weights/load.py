@@ -114,17 +114,19 @@ def apply(model: models.Backbone, weights: WeightsFile, *, head: Literal["reset"
 
 
 def _provenance(
-    located: Located, entry: models.Architecture, layout: Layout, num_classes: int
+    located: Located, entry: models.Architecture, layout: Layout, num_classes: int | None
 ) -> dict[str, Any]:
     with located.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    published = entry.weights is not None and sha256.startswith(entry.weights.sha256)
+    licence = "not stated by the file"
+    if entry.weights is not None and sha256.startswith(entry.weights.sha256):
+        licence = entry.weights.licence
     return {
         "arch": entry.name,
         "source": located.origin,
         "sha256": sha256,
         "layout": layout.name,
-        "licence": entry.weights.licence if published else "not stated by the file",
+        "licence": licence,
         "num_classes": num_classes,
         "mean": list(entry.preprocessing.mean),
         "std": list(entry.preprocessing.std),
@@ -215,7 +217,7 @@ def _collect(
     if problems:
         raise UserError(f"{path} does not hold {what}: {'; '.join(problems)}")
 
-    values = functools.cache(lambda key: _values(path, key, tensors))
+    values = functools.cache(lambda key: tensors[key].read())
     arrays = {}
     for name, origin in origins.items():
         arrays[name] = np.ascontiguousarray(origin.convert(*map(values, origin.keys)), np.float32)
@@ -225,22 +227,6 @@ def _collect(
     if HEAD[0] in arrays and arrays[HEAD[0]].shape[1] != arrays[HEAD[1]].shape[0]:
         raise UserError(f"{path}: the head's kernel and bias disagree about the number of classes")
     return arrays
-
-
-def _values(path: Path, key: str, tensors: Tensors) -> np.ndarray:
-    try:
-        found = tensors[key].read()
-    except UserError:
-        raise
-    except Exception as error:  # decompressors and parsers of untrusted bytes
-        raise UserError(
-            f"{path}: {key} is damaged ({' '.join(str(error).split())[:200]}); fetch it again"
-        ) from error
-    if found.shape != tensors[key].shape:
-        raise UserError(
-            f"{path}: {key} is damaged: it holds {found.shape} where it says {tensors[key].shape}"
-        )
-    return found
 
 
 def _explain_grey(path: Path, tensors: Tensors, first: Origin) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,10 +39,10 @@ def conv2d(
 
     Args:
         x: images, shape (N, H, W, C), any floating dtype.
-        kernel: weights, shape (kh, kw, C / groups, O), the dtype of `x`.
+        kernel: weights, shape (kh, kw, C / feature_groups, O), the dtype of `x`.
         strides: steps along H and W.
         padding: zeros added ((top, bottom), (left, right)).
-        groups: number of channel groups; C for a depthwise convolution.
+        feature_groups: number of channel groups; C for a depthwise convolution.
         impl: "native" is `lax.conv_general_dilated`; "matmul" writes the convolution and both its gradients as
             matrix products, one for each tap of the kernel; "winograd" does so by `osteojax.models.layers.winograd`
             where that applies (3x3, stride 1, one group) and as "matmul" elsewhere; "auto" is "native", except
@@ -57,7 +57,7 @@ def conv2d(
     """
     how = _How(
         strides=(int(strides[0]), int(strides[1])),
-        padding=tuple((int(before), int(after)) for before, after in padding),
+        padding=_pairs(padding),
         feature_groups=feature_groups,
     )
     _check(x, kernel, how, impl)
@@ -144,7 +144,12 @@ def _conv_bwd(how: _How, impl: Impl, saved: tuple[Array, Array], dy: Array) -> t
 _conv.defvjp(_conv_fwd, _conv_bwd)
 
 
-def _by_platform(impl: Impl, as_products: Callable, native: Callable, *operands: Array) -> Array:
+def _pairs(numbers: Sequence[Sequence[int]]) -> tuple[Pair, Pair]:
+    (top, bottom), (left, right) = numbers
+    return (int(top), int(bottom)), (int(left), int(right))
+
+
+def _by_platform(impl: Impl, as_products: Callable, native: Callable, *operands: Array) -> Any:
     """The named formulation; for "auto" the CPU's on CPU, the compiler's own anywhere else."""
     if impl != "auto":
         return as_products(*operands, impl=impl)
@@ -291,11 +296,10 @@ def _input_gradient_phase(
     if kh == 0 or kw == 0:
         return jnp.zeros((dy.shape[0], *size, inputs * how.feature_groups), dy.dtype)
     # Flipped, and with inputs and outputs exchanged within each group.
-    flipped = taps[::-1, ::-1].reshape(kh, kw, inputs, how.feature_groups, outputs // how.feature_groups)
-    flipped = flipped.transpose(0, 1, 4, 3, 2).reshape(
-        kh, kw, outputs // how.feature_groups, how.feature_groups * inputs
-    )
-    around = tuple(
-        (k - 1 - f, s + f - d) for k, f, s, d in zip((kh, kw), first, size, dy.shape[1:3], strict=True)
+    groups = how.feature_groups
+    flipped = taps[::-1, ::-1].reshape(kh, kw, inputs, groups, outputs // groups)
+    flipped = flipped.transpose(0, 1, 4, 3, 2).reshape(kh, kw, outputs // groups, groups * inputs)
+    around = _pairs(
+        [(k - 1 - f, s + f - d) for k, f, s, d in zip((kh, kw), first, size, dy.shape[1:3], strict=True)]
     )
     return _forward(dy, flipped, _How((1, 1), around, how.feature_groups), impl)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from osteojax.models.layers import pointwise
-from osteojax.models.layers.conv2d import conv2d
+from osteojax.models.layers.conv2d import Impl, conv2d
 from osteojax.models.layers.norm import BatchNorm
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -43,7 +43,7 @@ class LayerOptions:
     """
 
     dtype: DTypeLike = jnp.float32
-    conv_impl: str = "auto"
+    conv_impl: Impl = "auto"
     padding: str = "torch"
     bn_eps: float = 1e-5
     bn_momentum: float = 0.1

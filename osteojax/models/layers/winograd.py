@@ -14,6 +14,7 @@ scale in float32 at 512 channels.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +70,8 @@ def convolve(x: Array, kernel: Array, padding: Padding) -> Array:
         windows = _transformed_tiles(_BT, windows, strip, columns)
         products = lax.dot_general(windows, kernels, (((2,), (1,)), ((0,), (0,))))
         products = products.reshape(WINDOW, WINDOW, x.shape[0], strip, columns, kernel.shape[3])
-        pixel_rows = jnp.stack(_combine(_AT, products), axis=3)
-        pixels = jnp.stack(_combine(_AT, pixel_rows), axis=4)
+        pixel_rows = jnp.stack(_combine(_AT, list(products)), axis=3)
+        pixels = jnp.stack(_combine(_AT, list(pixel_rows)), axis=4)
         pixels = pixels.reshape(x.shape[0], TILE * strip, TILE * columns, kernel.shape[3])
         return lax.dynamic_update_slice_in_dim(y, pixels, TILE * strip * index, axis=1)
 
@@ -118,4 +119,5 @@ def _transformed_tiles(matrix: np.ndarray, x: Array, rows: int, columns: int) ->
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
     """For each row of the matrix the sum of the parts weighted by it, as additions: most weights are 0 or 1."""
-    return [sum(float(w) * part for w, part in zip(row, parts, strict=True) if w) for row in matrix]
+    sums = [sum(float(w) * part for w, part in zip(row, parts, strict=True) if w) for row in matrix]
+    return cast(list[Array], sums)  # no row is all zeros, so that none is the number 0

@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -244,7 +244,7 @@ def _stored(path: Path, view: _View, storage_bytes: Callable[[str], bytes]) -> S
     return StoredTensor(view.shape, dtype.name, dtype.kind == "f" or dtype == ml_dtypes.bfloat16, read)
 
 
-def _interpret(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> Any:
+def _interpret(file: IO[bytes], storages: dict[str, _Storage] | None = None) -> Any:
     """One pickle's value, made of plain containers, numbers, strings and tensor descriptions.
 
     Every storage that it mentions is entered into `storages`, by key.
@@ -252,6 +252,7 @@ def _interpret(file: BinaryIO, storages: dict[str, _Storage] | None = None) -> A
     start = file.tell()
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(file):
         if file.tell() - start > MAX_PICKLE_BYTES:
             raise _RefusedError(f"its pickle exceeds {MAX_PICKLE_BYTES} bytes")

@@ -7,9 +7,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from osteojax.errors import UserError
 from osteojax.registry import Registry
-from osteojax.weights.formats.tensors import Tensors
+from osteojax.weights.formats.tensors import StoredTensor, Tensors
 
 HEAD_BYTES = 512
 
@@ -79,13 +81,33 @@ def read(path: Path) -> tuple[Format, Tensors, Mapping[str, str]]:
     """
     found = format_of(path)
     try:
-        return found, *found.read(path)
+        tensors, metadata = found.read(path)
+        return found, {name: _guarded(path, name, tensor) for name, tensor in tensors.items()}, metadata
     except UserError:
         raise
     except Exception as error:  # parsers of untrusted bytes fail in every way there is
         raise UserError(
             f"{path} is damaged, or no {found.name}: {_sentence(error)}; fetch it again"
         ) from error
+
+
+def _guarded(path: Path, name: str, tensor: StoredTensor) -> StoredTensor:
+    """The tensor, whose every failure to be read is a UserError that names it."""
+
+    def read_values() -> np.ndarray:
+        try:
+            values = tensor.read()
+        except UserError:
+            raise
+        except Exception as error:  # decompressors of untrusted bytes
+            raise UserError(f"{path}: {name} is damaged ({_sentence(error)}); fetch it again") from error
+        if values.shape != tensor.shape:
+            raise UserError(
+                f"{path}: {name} is damaged: it holds {values.shape} where it says {tensor.shape}"
+            )
+        return values
+
+    return dataclasses.replace(tensor, read=read_values)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Safetensors files: timm's, Hugging Face's and the project's own."""
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read_safetensors(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged, or no safetensors file ({error}); fetch it again") from error
     return {
-        name: StoredTensor(shape, dtype, dtype in _FLOATS, lambda name=name: _read(path, name))
+        name: StoredTensor(shape, dtype, dtype in _FLOATS, functools.partial(_read, path, name))
         for name, (shape, dtype) in described.items()
     }, metadata
 
