@@ -9,8 +9,8 @@ import hmac
 import json
 import logging
 import os
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +109,7 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
 
 def load_image(cache: Path, key: str) -> np.ndarray:
     """The float32 (image_size, image_size, 1) image of a finished task."""
-    with np.load(cache / f"{key}.npz", allow_pickle=False) as entry:
-        return entry["image"]
+    return _read(cache, key)[0]
 
 
 def content_hash(pixels: np.ndarray) -> str:
@@ -188,10 +187,15 @@ def _store(cache: Path, result: Prepared, image: np.ndarray) -> None:
 
 
 def _cached(cache: Path, key: str) -> Prepared | None:
+    """What a finished task left behind; None where it has not been, or is no longer what was written."""
     try:
-        with np.load(cache / f"{key}.npz", allow_pickle=False) as entry:
-            entry["image"]  # reading it checks the archive's CRC
-            fields = json.loads(str(entry["result"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        image, fields = _read(cache, key)
+        found = Prepared(**{**fields, **{name: tuple(fields[name]) for name in ("warnings", "notes")}})
+    except Exception:  # there is none, or whatever damaged bytes make zlib, zipfile and numpy raise
         return None
-    return Prepared(**{**fields, "warnings": tuple(fields["warnings"]), "notes": tuple(fields["notes"])})
+    return found if (found.key, found.pixels_sha256) == (key, content_hash(image)) else None
+
+
+def _read(cache: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
+    with (cache / f"{key}.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as entry:
+        return entry["image"], json.loads(str(entry["result"]))
