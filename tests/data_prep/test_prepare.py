@@ -340,6 +340,17 @@ def test_given_splits_are_kept_and_leaks_in_them_are_errors(tmp_path):
         prepare(source, tmp_path / "leak", settings(duplicates="keep"))
 
 
+def test_a_copy_given_to_another_split_stops_the_run(tmp_path):
+    """With the usual settings, under which exact copies are dropped."""
+    rows, images = ordinary()
+    for i, row in enumerate(rows):
+        row["split"] = ("train", "train", "train", "val", "test")[i % 5]
+    images["hy4.png"] = images["hy0.png"]
+    source = labelled(tmp_path / "in", rows, images)
+    with pytest.raises(UserError, match=r"the given splits leak: hy0\.png \(train\) and hy4\.png \(test\)"):
+        prepare(source, tmp_path / "out", settings())
+
+
 def test_missing_patient_ids_and_rare_classes_are_said_aloud(folders, tmp_path):
     for i in range(2, 10):
         (folders / "Osteoporosis" / f"{i}.png").unlink()

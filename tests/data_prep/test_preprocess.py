@@ -74,6 +74,26 @@ def test_letterbox_keeps_the_aspect_ratio():
     assert (image[16:48].max(axis=1) > 0.99).all()
 
 
+def test_a_letterbox_is_padded_with_the_darkest_value():
+    pixels = np.tile(np.linspace(1000.0, 1100.0, 90), (30, 1))
+    image = preprocess(pixels, PreprocessSpec(image_size=60, aspect="letterbox"))[..., 0]
+    assert not image[:20].any() and not image[40:].any()
+    # The picture itself goes over the whole range, which a darker border would have taken from it.
+    np.testing.assert_allclose(image[30, 1:-1], np.linspace(0, 1, 60)[1:-1], atol=0.01)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 20])
+def test_the_result_is_rounded_to_as_many_bits_as_asked_for(bits):
+    pixels = np.random.default_rng(0).normal(size=(64, 64))
+    image = preprocess(pixels, PreprocessSpec(image_size=64, value_bits=bits))[..., 0].astype(np.float64)
+    np.testing.assert_array_equal(image * 2**bits, np.rint(image * 2**bits))
+    exact = (pixels - pixels.min()) / np.ptp(pixels)
+    error = np.abs(image - exact)
+    # Rounding to a step errs by up to half of it, and with 4096 pixels nearly that much somewhere.
+    assert error.max() <= 0.5 / 2**bits + 3e-7
+    assert error.max() > 0.4 / 2**bits
+
+
 def test_denoising_comes_before_resizing_at_the_given_sigma(monkeypatch):
     calls = []
 

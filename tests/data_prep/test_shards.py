@@ -92,6 +92,25 @@ def test_stored_compactly(tmp_path):
     assert stored < 0.5 * image.nbytes
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers_never_reach_a_shard(tmp_path, bad):
+    def load(example):
+        return np.where(
+            np.arange(SIZE * SIZE).reshape(SIZE, SIZE, 1) == 9, np.float32(bad), image_of(example)
+        )
+
+    with pytest.raises(ValueError, match=r"f0\.png: prepared pixels are not finite"):
+        write_shards(
+            tmp_path / "out",
+            {"train": examples(0, 2)},
+            load,
+            image_size=SIZE,
+            class_names=["a", "b"],
+            description={},
+        )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(("count", "lengths"), [(1, [1]), (256, [256]), (257, [128, 129]), (1000, [250] * 4)])
 def test_shards_are_even(count, lengths):
     assert [len(shard) for shard in even_shards(range(count))] == lengths

@@ -140,12 +140,15 @@ def test_interval_is_the_balanced_accuracy_with_a_bootstrap_over_groups():
     predictions = np.where(rng.random(300) < 0.5, labels, rng.integers(0, 3, 300))
     result = interval(labels, predictions, group, seed=0)
     assert result["value"] == pytest.approx(balanced_accuracy_score(labels, predictions), abs=1e-4)
-    resampled = []
-    for _ in range(1000):
-        members = np.concatenate([np.flatnonzero(group == g) for g in rng.integers(0, 100, 100)])
-        resampled.append(balanced_accuracy_score(labels[members], predictions[members]))
-    # The ends of a percentile interval of 1000 resamples scatter by about 0.005.
-    np.testing.assert_allclose(result["ci95"], np.percentile(resampled, (2.5, 97.5)), atol=0.015)
+    # The same by hand: recalls of 20,000 resamples of whole groups.
+    drawn = np.random.default_rng(3).integers(0, 100, (20_000, 100))
+    times = np.stack([np.bincount(row, minlength=100) for row in drawn])[:, group]
+    recalls = [
+        (times * ((labels == k) & (predictions == k))).sum(1) / (times * (labels == k)).sum(1)
+        for k in range(3)
+    ]
+    # The ends of an interval of 2000 resamples scatter by about 0.0016; those of one of 90 % lie 0.009 inside.
+    np.testing.assert_allclose(result["ci95"], np.percentile(np.mean(recalls, 0), (2.5, 97.5)), atol=0.006)
 
 
 def test_one_class_or_one_patient_a_class_has_no_shortcuts():
