@@ -31,12 +31,12 @@ class ImageTask:
     """One file to prepare.
 
     Attributes:
-      path: the file.
-      clean: the same image without noise, where the truth is known; measured against, never used.
-      spec: what to do with it.
-      limits: what is refused.
-      cache: folder for finished images; a file and spec that are already there are not computed again.
-      secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
+        path: the file.
+        clean: the same image without noise, where the truth is known; measured against, never used.
+        spec: what to do with it.
+        limits: what is refused.
+        cache: folder for finished images; a file and spec that are already there are not computed again.
+        secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
     """
 
     path: Path
@@ -52,18 +52,18 @@ class Prepared:
     """What became of it.
 
     Attributes:
-      key: of the image in the cache; see `load_image`.
-      sha256: of the decoded pixels and their shape, the identity of the content.
-      pixels_sha256: of the prepared image.
-      n_bytes: size of the file.
-      width, height, bits: of the file.
-      sigma: estimated noise in grey levels of a range of 255.
-      warnings: of the noise estimate and of preprocessing, as codes.
-      notes: of the decoder.
-      metadata: acquisition metadata of the file itself.
-      patient: pseudonym from the DICOM PatientID, or None.
-      anonymous: whether there is a PatientID that stands for anybody.
-      quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
+        key: of the image in the cache; see `load_image`.
+        sha256: of the decoded pixels and their shape, the identity of the content.
+        pixels_sha256: of the prepared image.
+        n_bytes: size of the file.
+        width, height, bits: of the file.
+        sigma: estimated noise in grey levels of a range of 255.
+        warnings: of the noise estimate and of preprocessing, as codes.
+        notes: of the decoder.
+        metadata: acquisition metadata of the file itself.
+        patient: pseudonym from the DICOM PatientID, or None.
+        anonymous: whether there is a PatientID that stands for anybody.
+        quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
     key: str

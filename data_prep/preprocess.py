@@ -105,11 +105,11 @@ class Preprocessed:
     """What `preprocess_native` found on the way.
 
     Attributes:
-      image: float32 (image_size, image_size, 1) in [0, 1].
-      denoised: float32 (height, width), native resolution and units.
-      sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
-      warnings: codes; see `data_prep.denoise.noise`, "not_poisson" where the noise does not grow with brightness as
-        the spec has it, and "constant" for an image without any contrast.
+        image: float32 (image_size, image_size, 1) in [0, 1].
+        denoised: float32 (height, width), native resolution and units.
+        sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
+        warnings: codes; see `data_prep.denoise.noise`, "not_poisson" where the noise does not grow with brightness as
+            the spec has it, and "constant" for an image without any contrast.
     """
 
     image: np.ndarray
@@ -124,14 +124,14 @@ def preprocess(
     """Decoded luminance to the network's input.
 
     Args:
-      pixels: (height, width), finite, any real dtype; see `data_prep.decode.Radiograph`.
-      spec: what to do.
-      full_range: of the encoding, in the units of `pixels`; gives `spec.sigma` its scale.
-      pixel_aspect: height of a pixel over its width; matters where the aspect ratio is kept.
+        pixels: (height, width), finite, any real dtype; see `data_prep.decode.Radiograph`.
+        spec: what to do.
+        full_range: of the encoding, in the units of `pixels`; gives `spec.sigma` its scale.
+        pixel_aspect: height of a pixel over its width; matters where the aspect ratio is kept.
 
     Returns:
-      float32, shape (image_size, image_size, 1), in [0, 1]: both ends are reached unless the image is
-      constant, which gives zeros.
+        float32, shape (image_size, image_size, 1), in [0, 1]: both ends are reached unless the image is
+        constant, which gives zeros.
     """
     return preprocess_native(pixels, spec, full_range, pixel_aspect).image
 
@@ -140,10 +140,10 @@ def preprocess_file(path: Path, spec: PreprocessSpec, limits: Limits = DEFAULT_L
     """Decodes and preprocesses one image file of any supported format, exactly as preparation does.
 
     Returns:
-      float32, shape (image_size, image_size, 1), in [0, 1].
+        float32, shape (image_size, image_size, 1), in [0, 1].
 
     Raises:
-      UserError: the file is not one readable radiograph.
+        UserError: the file is not one readable radiograph.
     """
     try:
         radiograph = decode(read_bytes(path, limits), limits)

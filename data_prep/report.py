@@ -91,7 +91,9 @@ def _noise_table(rows: Sequence[Row], denoising: Mapping[str, float] | None) -> 
     sigma = np.array([row.sigma for row in rows])
     low, middle, high = np.percentile(sigma, (5, 50, 95))
     codes = Counter(code for row in rows for code in row.noise_warnings)
-    lines = [("estimated sigma, 5th / 50th / 95th percentile", f"{low:.2f} / {middle:.2f} / {high:.2f}")]
+    lines: list[tuple[str, object]] = [
+        ("estimated sigma, 5th / 50th / 95th percentile", f"{low:.2f} / {middle:.2f} / {high:.2f}")
+    ]
     lines += [(f"images with warning {code}", count) for code, count in sorted(codes.items())]
     if denoising:
         lines += [

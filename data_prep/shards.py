@@ -27,10 +27,10 @@ class Example:
     """One record: identity and metadata now, pixels when they are written.
 
     Attributes:
-      id: unique key, from the pixels' hash.
-      file, patient_id, group: as in the manifest.
-      label: class name.
-      metadata: column -> text; absent means unknown.
+        id: unique key, from the pixels' hash.
+        file, patient_id, group: as in the manifest.
+        label: class name.
+        metadata: column -> text; absent means unknown.
     """
 
     id: str
@@ -183,12 +183,12 @@ def write_shards(
     """Writes a data set that opens with `tfds.builder_from_directory(out)` and `.as_data_source(split)`.
 
     Args:
-      out: folder to create; its parent must exist.
-      splits: split -> examples in the order in which they are to be stored; none empty.
-      load_image: example -> float32 (image_size, image_size, 1).
-      image_size: height and width.
-      class_names: the label's names in order.
-      description: JSON-serialisable; becomes the data set's `info.metadata`.
+        out: folder to create; its parent must exist.
+        splits: split -> examples in the order in which they are to be stored; none empty.
+        load_image: example -> float32 (image_size, image_size, 1).
+        image_size: height and width.
+        class_names: the label's names in order.
+        description: JSON-serialisable; becomes the data set's `info.metadata`.
     """
     scratch = out.parent / (out.name + ".tfds")
     builder = Radiographs(

@@ -17,10 +17,10 @@ def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[int]:
     """Joins items that share a key, directly or through others.
 
     Args:
-      keys: for each item, what ties it to others: its patient, the hash of its pixels, a near-duplicate pair.
+        keys: for each item, what ties it to others: its patient, the hash of its pixels, a near-duplicate pair.
 
     Returns:
-      For each item the index of the first item of its connected component.
+        For each item the index of the first item of its connected component.
     """
     parent = list(range(len(keys)))
 
@@ -56,19 +56,19 @@ def assign_splits(
     of the images.
 
     Args:
-      labels: class of each image.
-      groups: group of each image; a group is never divided.
-      fractions: split -> share of the images, positive shares adding up to 1; zero leaves the split out.
-      seed: which of the equally good splits.
-      given: for each image the split that its source demands, or None. A group with a given split goes there
-        as a whole; the rest is dealt so that the totals fit.
-      files: what to call each image in an error; by default its number.
+        labels: class of each image.
+        groups: group of each image; a group is never divided.
+        fractions: split -> share of the images, positive shares adding up to 1; zero leaves the split out.
+        seed: which of the equally good splits.
+        given: for each image the split that its source demands, or None. A group with a given split goes there
+            as a whole; the rest is dealt so that the totals fit.
+        files: what to call each image in an error; by default its number.
 
     Returns:
-      For each image its split.
+        For each image its split.
 
     Raises:
-      UserError: bad fractions, or one group that is given two splits.
+        UserError: bad fractions, or one group that is given two splits.
     """
     _check_fractions(fractions)
     names = [name for name, fraction in fractions.items() if fraction > 0]

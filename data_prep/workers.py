@@ -13,7 +13,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-_LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class WorkerDied:
@@ -31,9 +31,9 @@ def run_tasks(
     """Yields (index of the task, its result) as results come in.
 
     Args:
-      function: picklable, pure; must not raise for bad input.
-      tasks: picklable arguments, one call each.
-      workers: number of processes; 0 runs everything in this one.
+        function: picklable, pure; must not raise for bad input.
+        tasks: picklable arguments, one call each.
+        workers: number of processes; 0 runs everything in this one.
 
     A dead worker breaks its whole pool and does not say on which task: the tasks that were in flight are run
     again one by one, and the one that kills its process a second time yields `WorkerDied`.
@@ -50,7 +50,7 @@ def run_tasks(
             alone: list[int] = []
             yield from _run_pool(function, tasks, deque([index]), 1, alone)
             if alone:
-                _LOG.warning("a worker process died on task %d", index)
+                log.warning("a worker process died on task %d", index)
                 yield index, WorkerDied()
 
 

@@ -25,12 +25,12 @@ class Audit:
     """The findings; `to_dict` is what `audit.json` holds.
 
     Attributes:
-      groups: for each record the name of its group: the smallest patient_id in it.
-      exact_duplicates: lists of records with identical pixels.
-      near_duplicates: pairs found by content, indices into the records.
-      conflicts: lists of records with identical pixels under several labels.
-      near_conflicts: lists of records that near duplicates join, under several labels.
-      shortcuts: score of each trivial cue.
+        groups: for each record the name of its group: the smallest patient_id in it.
+        exact_duplicates: lists of records with identical pixels.
+        near_duplicates: pairs found by content, indices into the records.
+        conflicts: lists of records with identical pixels under several labels.
+        near_conflicts: lists of records that near duplicates join, under several labels.
+        shortcuts: score of each trivial cue.
     """
 
     records: tuple[AuditRecord, ...]
@@ -82,13 +82,13 @@ def audit_records(
     """Audits a labelled set of images.
 
     Args:
-      records: the images.
-      load: index of a record -> its (height, width) image in any range; called once for each, in order. 16
-        KiB of each image are kept.
-      near_duplicates: whether to look for copies that are not identical; the number of pairs grows with the
-        square of the number of images.
-      shortcuts: whether to score the trivial cues.
-      seed: of the folds and the bootstrap.
+        records: the images.
+        load: index of a record -> its (height, width) image in any range; called once for each, in order. 16
+            KiB of each image are kept.
+        near_duplicates: whether to look for copies that are not identical; the number of pairs grows with the
+            square of the number of images.
+        shortcuts: whether to score the trivial cues.
+        seed: of the folds and the bootstrap.
     """
     thumbnails = np.zeros((len(records), *thumbnail(np.zeros((2, 2))).shape), np.uint8)
     if near_duplicates or shortcuts:
@@ -96,7 +96,7 @@ def audit_records(
             thumbnails[index] = thumbnail(load(index))
     contents = _same_content(records)
     pairs = _near_duplicates(records, contents, thumbnails) if near_duplicates else []
-    copies = [[("content", r.sha256)] for r in records]
+    copies: list[list[tuple[str, object]]] = [[("content", r.sha256)] for r in records]
     for number, pair in enumerate(pairs):
         for index in (pair.part, pair.whole):
             copies[index].append(("pair", number))

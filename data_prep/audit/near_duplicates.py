@@ -6,10 +6,8 @@ then refined by Gauss-Newton, and the pair is a copy if the fine detail correlat
 different knees can have the same outline, never the same trabeculae, skin folds and grain.
 """
 
-from __future__ import annotations
-
+import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +36,17 @@ _LEVELS = ((32, 1.25, 4.0, 0.75), (64, 1.0, 4.0, 0.75))
 _MAX_ITERATIONS = 12
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NearDuplicate:
     """A pair of images of which one is a copy of the other or of a part of it.
 
     Attributes:
-      part: index of the image that is the whole copy or the crop.
-      whole: index of the image that it was cut from.
-      box: (top, left, height, width) of the crop in units of the sides of `whole`, mirrored first
-        if `mirrored`.
-      mirrored: whether left and right are swapped.
-      correlation: normalised cross-correlation of the fine detail after alignment, -1 to 1.
+        part: index of the image that is the whole copy or the crop.
+        whole: index of the image that it was cut from.
+        box: (top, left, height, width) of the crop in units of the sides of `whole`, mirrored first
+            if `mirrored`.
+        mirrored: whether left and right are swapped.
+        correlation: normalised cross-correlation of the fine detail after alignment, -1 to 1.
     """
 
     part: int
@@ -62,7 +60,7 @@ def thumbnail(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """The image as uint8 (THUMBNAIL, THUMBNAIL): area-averaged, aspect ratio squashed, min-max to 0..255.
 
     Args:
-      image: (height, width), any range; sides smaller than THUMBNAIL are interpolated.
+        image: (height, width), any range; sides smaller than THUMBNAIL are interpolated.
     """
     image = np.asarray(image, np.float32)
     small = _sampling(image.shape[0], THUMBNAIL) @ image @ _sampling(image.shape[1], THUMBNAIL).T
@@ -83,16 +81,16 @@ def find_near_duplicates(
     Comparing all pairs costs about 100,000 multiply-adds a pair. Rotated copies are not looked for.
 
     Args:
-      thumbnails: (n, THUMBNAIL, THUMBNAIL), of `thumbnail`.
-      same: pairs that are known to belong together and need not be looked at.
-      candidate: smallest coarse correlation of a pair that is looked at closely.
-      neighbours: how many candidates of an image are looked at, the most alike first.
-      accept: smallest fine correlation of a pair that counts as a copy; docs/data_audit.md has
-        the measurement.
+        thumbnails: (n, THUMBNAIL, THUMBNAIL), of `thumbnail`.
+        same: pairs that are known to belong together and need not be looked at.
+        candidate: smallest coarse correlation of a pair that is looked at closely.
+        neighbours: how many candidates of an image are looked at, the most alike first.
+        accept: smallest fine correlation of a pair that counts as a copy; docs/data_audit.md has
+            the measurement.
 
     Returns:
-      The pairs found, sorted by index. Pairs that are connected through others already are left out: the list
-      joins every group of copies but does not hold all of its pairs.
+        The pairs found, sorted by index. Pairs that are connected through others already are left out: the list
+        joins every group of copies but does not hold all of its pairs.
     """
     if len(thumbnails) < 2:
         return []
@@ -131,9 +129,9 @@ def _detail(images: Array, fine: float, coarse: float) -> Array:
     """Band-passed images with local contrast evened out: exposure, window and gamma drop out.
 
     Args:
-      images: (..., n, n).
-      fine: standard deviation in pixels of what is smoothed away, 0 for nothing.
-      coarse: standard deviation in pixels of what is subtracted.
+        images: (..., n, n).
+        fine: standard deviation in pixels of what is smoothed away, 0 for nothing.
+        coarse: standard deviation in pixels of what is subtracted.
     """
     lead = (0,) * (images.ndim - 2)
     smooth = gaussian_filter(images, (*lead, fine, fine)) if fine else images
@@ -182,9 +180,9 @@ def _candidates(
         for row, columns in enumerate(nearest):
             for column in columns:
                 if best[row, column] >= smallest:
-                    number, mirrored = divmod(int(variant[row, column]), 2)
+                    number, flip = divmod(int(variant[row, column]), 2)
                     correlation = float(best[row, column])
-                    yield correlation, start + row, int(column), _BOXES[number], bool(mirrored)
+                    yield correlation, start + row, int(column), _BOXES[number], bool(flip)
 
 
 def _cut(image: Array, box: Box, size: int) -> Array:
@@ -201,7 +199,7 @@ def _align(part: Array, whole: Array, box: Box) -> Box | None:
     """Refines `box` by Gauss-Newton on the band-passed difference of `part` and the crop of `whole`.
 
     Returns:
-      The refined box, or None if nothing near `box` makes the two alike.
+        The refined box, or None if nothing near `box` makes the two alike.
     """
     p = np.array(box)
     for size, fine, coarse, smallest in _LEVELS:
@@ -225,7 +223,8 @@ def _align(part: Array, whole: Array, box: Box) -> Box | None:
         a, b = _unit(np.stack([wanted.ravel(), crop.ravel()]))
         if a @ b < smallest:
             return None
-    return tuple(float(v) for v in p)
+    top, left, height, width = map(float, p)
+    return top, left, height, width
 
 
 def _verify(

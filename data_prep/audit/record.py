@@ -9,14 +9,14 @@ class AuditRecord:
     """What the audit needs to know of an image besides its pixels.
 
     Attributes:
-      file: name in the source; unique.
-      label: class name.
-      patient_id: patient; the file itself where none is known.
-      sha256: of the decoded pixels, equal for equal pictures whatever the file format.
-      n_bytes: size of the file.
-      width, height, bits: of the file.
-      sigma: estimated noise in grey levels of 255.
-      metadata: further columns, as text; missing ones left out.
+        file: name in the source; unique.
+        label: class name.
+        patient_id: patient; the file itself where none is known.
+        sha256: of the decoded pixels, equal for equal pictures whatever the file format.
+        n_bytes: size of the file.
+        width, height, bits: of the file.
+        sigma: estimated noise in grey levels of 255.
+        metadata: further columns, as text; missing ones left out.
     """
 
     file: str

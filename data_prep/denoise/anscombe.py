@@ -10,8 +10,8 @@ bias:
   low-count Poisson image denoising", IEEE TIP 20(1), 2011).
 """
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -31,14 +31,14 @@ _BINS = 24
 _MIN_TILES = 24
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NoiseModel:
     """Poisson-Gaussian noise: the variance at expected pixel value m is gain * (m - offset) + read_sigma^2.
 
     Attributes:
-      gain: pixel units a quantum, > 0; like the others in what single precision can compute with.
-      read_sigma: standard deviation of the signal-independent part, pixel units, >= 0.
-      offset: pixel value of zero quanta (the pedestal).
+        gain: pixel units a quantum, > 0; like the others in what single precision can compute with.
+        read_sigma: standard deviation of the signal-independent part, pixel units, >= 0.
+        offset: pixel value of zero quanta (the pedestal).
     """
 
     gain: float
@@ -69,14 +69,14 @@ def anscombe(image: np.ndarray, model: NoiseModel) -> np.ndarray:
     """Generalised Anscombe transform (Makitalo and Foi 2013, eq. 3): noise of standard deviation one.
 
     Args:
-      image: any shape, any real dtype, pixel units.
-      model: the image's noise.
+        image: any shape, any real dtype, pixel units.
+        model: the image's noise.
 
     Returns:
-      float64, same shape: 2 sqrt(max(0, q + 3/8 + s^2)) with q the image and s the read-out noise in quanta.
+        float64, same shape: 2 sqrt(max(0, q + 3/8 + s^2)) with q the image and s the read-out noise in quanta.
 
     Raises:
-      UserError: NaN or infinity in the image, or pixels so large that the result overflows.
+        UserError: NaN or infinity in the image, or pixels so large that the result overflows.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         quanta = (np.asarray(image, np.float64) - model.offset) / model.gain
@@ -93,15 +93,15 @@ def inverse_anscombe(stabilised: np.ndarray, model: NoiseModel) -> np.ndarray:
     D^2 / 4 - 3 / 8 - s^2 is biased, most of all where quanta are few, because E[f(z)] is not f(E[z]).
 
     Args:
-      stabilised: any shape, a denoised `anscombe` image.
-      model: the model that `anscombe` was given.
+        stabilised: any shape, a denoised `anscombe` image.
+        model: the model that `anscombe` was given.
 
     Returns:
-      float64, same shape, pixel units; never below `model.offset`, where values that no expectation reaches
-      go.
+        float64, same shape, pixel units; never below `model.offset`, where values that no expectation reaches
+        go.
 
     Raises:
-      UserError: NaN or infinity in the image, or values so large that the result overflows.
+        UserError: NaN or infinity in the image, or values so large that the result overflows.
     """
     d = np.asarray(stabilised, np.float64)
     s = model.read_sigma / model.gain
@@ -135,11 +135,11 @@ def expected_anscombe(x: np.ndarray, s: float) -> np.ndarray:
     The Gaussian integral is done once for each count and then averaged over the Poisson law of each x.
 
     Args:
-      x: (m,) expected quanta, >= 0.
-      s: read-out standard deviation in quanta.
+        x: (m,) expected quanta, >= 0.
+        s: read-out standard deviation in quanta.
 
     Returns:
-      (m,) float64.
+        (m,) float64.
     """
     most = float(np.max(x))
     counts = np.arange(int(most + 12 * most**0.5) + 20)
@@ -179,15 +179,15 @@ def fit_noise_model(image: np.ndarray) -> NoiseModel:
     no read-out noise: one image cannot tell the two apart, and the transform depends on b alone.
 
     Args:
-      image: (height, width), raw pixels with no grey-scale curve applied: after a logarithm, gamma or
-        window the variance is not linear in the mean any more.
+        image: (height, width), raw pixels with no grey-scale curve applied: after a logarithm, gamma or
+            window the variance is not linear in the mean any more.
 
     Returns:
-      The model, in the image's units.
+        The model, in the image's units.
 
     Raises:
-      UserError: too little of the image varies, all of it is equally bright, or the variance does not grow
-        with brightness (then the noise is not Poisson, and plain Gaussian denoising is right).
+        UserError: too little of the image varies, all of it is equally bright, or the variance does not grow
+            with brightness (then the noise is not Poisson, and plain Gaussian denoising is right).
     """
     image = np.asarray(image)
     check_pixels(image, "noise model")
@@ -257,19 +257,19 @@ def denoise_poisson_gaussian(
     """Denoises an image whose noise grows with its brightness, with a denoiser made for white Gaussian noise.
 
     Args:
-      image: (height, width), raw pixels, any real dtype.
-      denoiser: called as denoiser(stabilised, sigma) with a float32 image and its sigma in the image's units;
-        `data_prep.denoise.bm3d.bm3d` fits.
-      gain: pixel units a quantum; None fits gain, read_sigma and offset to the image (`fit_noise_model`).
-      read_sigma: standard deviation of the read-out noise in pixel units; only with a given gain.
-      offset: pixel value of zero quanta; only with a given gain.
+        image: (height, width), raw pixels, any real dtype.
+        denoiser: called as denoiser(stabilised, sigma) with a float32 image and its sigma in the image's units;
+            `data_prep.denoise.bm3d.bm3d` fits.
+        gain: pixel units a quantum; None fits gain, read_sigma and offset to the image (`fit_noise_model`).
+        read_sigma: standard deviation of the read-out noise in pixel units; only with a given gain.
+        offset: pixel value of zero quanta; only with a given gain.
 
     Returns:
-      float32, same shape, same units.
+        float32, same shape, same units.
 
     Raises:
-      UserError: parameters that are no noise model, an image that is not two-dimensional or not finite, one that
-        overflows, or one that `fit_noise_model` cannot read.
+        UserError: parameters that are no noise model, an image that is not two-dimensional or not finite, one that
+            overflows, or one that `fit_noise_model` cannot read.
     """
     image = np.asarray(image)
     check_pixels(image, "Poisson-Gaussian denoising")

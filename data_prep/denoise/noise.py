@@ -5,7 +5,7 @@ constant areas (collimation, padding, burnt-out air) and neighbourhoods where th
 are left out of both.
 """
 
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 from scipy import ndimage
@@ -33,7 +33,7 @@ _PSD_CHANCE = (
 _MIN_COEFFICIENTS = 64  # the MAD's standard error is then about 15 %
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NoiseWarning:
     """Why an estimate should not be believed: `code` for machines (`manifest.csv`), `text` for people."""
 
@@ -41,18 +41,18 @@ class NoiseWarning:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class NoiseEstimate:
     """What `estimate_sigma` found. Sigmas are in the image's units.
 
     Attributes:
-      sigma: wavelet MAD estimate; 0 where nothing could be measured (a warning then says so).
-      sigma_psd: estimate from the high-frequency power spectrum; None where no tile was usable.
-      psd_ratio: loudest over quietest high-frequency sector of the noise, as a ratio of standard deviations;
-        1 is white; None where no tile was usable.
-      clipped_low, clipped_high: shares of the non-constant pixels that sit at the minimum and the maximum.
-      used_fraction: share of the pixels that the estimates rest on.
-      warnings: empty where the assumptions of the estimators hold.
+        sigma: wavelet MAD estimate; 0 where nothing could be measured (a warning then says so).
+        sigma_psd: estimate from the high-frequency power spectrum; None where no tile was usable.
+        psd_ratio: loudest over quietest high-frequency sector of the noise, as a ratio of standard deviations;
+            1 is white; None where no tile was usable.
+        clipped_low, clipped_high: shares of the non-constant pixels that sit at the minimum and the maximum.
+        used_fraction: share of the pixels that the estimates rest on.
+        warnings: empty where the assumptions of the estimators hold.
     """
 
     sigma: float
@@ -89,13 +89,13 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
       * 8-bit rounding adds a variance of 1/12 squared grey level; below half a level rounding dominates.
 
     Args:
-      image: (height, width), any real dtype, from 1x1 up; in a range that float32 can compute with.
+        image: (height, width), any real dtype, from 1x1 up; in a range that float32 can compute with.
 
     Returns:
-      The estimate; warning codes are `clipped`, `correlated` and `too_few_pixels`.
+        The estimate; warning codes are `clipped`, `correlated` and `too_few_pixels`.
 
     Raises:
-      UserError: the image is not two-dimensional, is empty, not real, or holds NaN, infinity or what overflows.
+        UserError: the image is not two-dimensional, is empty, not real, or holds NaN, infinity or what overflows.
     """
     image = np.asarray(image)
     check_pixels(image, "noise estimation")
@@ -192,11 +192,11 @@ def diagonal_detail(x: np.ndarray) -> np.ndarray:
     """Finest diagonal (HH) db2 wavelet coefficients whose support lies wholly inside the image.
 
     Args:
-      x: (height, width), floating point.
+        x: (height, width), floating point.
 
     Returns:
-      (max(0, height // 2 - 1), max(0, width // 2 - 1)) of x's dtype; coefficient (i, j) rests on the 4x4
-      pixels from (2i, 2j). White noise keeps its standard deviation.
+        (max(0, height // 2 - 1), max(0, width // 2 - 1)) of x's dtype; coefficient (i, j) rests on the 4x4
+        pixels from (2i, 2j). White noise keeps its standard deviation.
     """
     for _ in range(2):
         n = max(0, x.shape[0] // 2 - 1)

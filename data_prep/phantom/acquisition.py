@@ -1,9 +1,7 @@
 """The exposure: positioning, beam, detector, noise, collimation, marker, display; all independent of
 class."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +30,7 @@ _GLYPHS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Acquisition:
     """How one image is taken.
 
@@ -66,7 +64,7 @@ class Acquisition:
 
 def draw_acquisition(side: str, quanta: float, rng: np.random.Generator) -> Acquisition:
     """Draws the acquisition of one image; knows nothing of the patient."""
-    margins = rng.uniform(0.01, 0.07, 4) * (rng.random(4) < 0.3)
+    top, bottom, left, right = map(float, rng.uniform(0.01, 0.07, 4) * (rng.random(4) < 0.3))
     marker = (int(rng.integers(4)), float(rng.uniform(0.035, 0.055)), bool(rng.random() < 0.5))
     return Acquisition(
         side=side,
@@ -81,7 +79,7 @@ def draw_acquisition(side: str, quanta: float, rng: np.random.Generator) -> Acqu
         heel=float(rng.uniform(-0.15, 0.15)),
         blur_mm=float(rng.uniform(0.12, 0.22)),
         window=(float(rng.uniform(0.15, 0.5)), float(rng.uniform(0.6, 1.1))),
-        collimation=tuple(float(m) for m in margins),
+        collimation=(top, bottom, left, right),
         marker=marker if rng.random() < 0.8 else None,
     )
 

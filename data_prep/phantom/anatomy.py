@@ -4,9 +4,7 @@ Structure, not mass, carries the class. Sizes, soft tissue, areal bone mass, age
 same distributions for every class, as in a cohort matched on all of them, so that brightness says nothing.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 
@@ -26,7 +24,7 @@ _CORTEX_MM = ((5.0, 0.60), (4.1, 0.60), (3.2, 0.55))
 _COMMON_VARIANCE = 0.4
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Patient:
     """Parameters of one patient, shared by all of the patient's images.
 

@@ -1,13 +1,11 @@
 """What a phantom data set consists of; everything else follows from the seed."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import dataclasses
 
 from osteojax.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PhantomConfig:
     """A phantom data set; two equal configs give the same files to the bit.
 

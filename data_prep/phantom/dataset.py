@@ -1,14 +1,12 @@
 """Patients to files: rendering, and a labelled folder that preparation reads like any other source."""
 
-from __future__ import annotations
-
 import csv
+import dataclasses
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +31,7 @@ _TRUTH_FIELDS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PhantomImage:
     """One synthetic radiograph and its truth.
 
@@ -122,7 +120,7 @@ def _write_patient(
     task: tuple[int, str], folder: Path, config: PhantomConfig
 ) -> list[tuple[dict[str, object], dict[str, object]]]:
     index, label = task
-    rows = []
+    rows: list[tuple[dict[str, object], dict[str, object]]] = []
     for number, image in enumerate(patient_images(index, label, config)):
         name = f"p{index:05d}_{number}.png"
         _write_png(folder / "images" / name, image.noisy, config.bit_depth)

@@ -6,9 +6,9 @@ does in a
 radiograph: bright at the edge, where the beam runs along it.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import dataclasses
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ _HETEROGENEITY_MM = 6.0
 _MATCHED_MM = 9.0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Projection:
     """Line integrals of one knee on a square grid of the knee's frame.
 
@@ -53,7 +53,7 @@ class Projection:
     reference_bone_mm: float
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class _Bone:
     """Outline and depth of one bone.
 
@@ -70,6 +70,9 @@ class _Bone:
     round_off: Array
     cortex: Array
     cortex_share: Array
+
+
+_Build = Callable[[Array, Array, Patient], _Bone]
 
 
 def _smoothstep(x: Array, low: float, high: float) -> Array:
@@ -89,10 +92,10 @@ def _smooth_min(a: Array, b: Array, radius: float) -> Array:
 
 def _ellipse(x: Array, y: Array, cx: float, cy: float, rx: float | Array, ry: float) -> Array:
     """Approximate signed distance to an ellipse, positive inside (value over gradient)."""
-    rx, ry = np.float32(rx), np.float32(ry)
-    u, v = (x - np.float32(cx)) / rx, (y - np.float32(cy)) / ry
-    gradient = np.sqrt((u / rx) ** 2 + (v / ry) ** 2) + np.float32(1e-4)
-    return np.minimum((1.0 - u * u - v * v) / (2.0 * gradient), np.minimum(rx, ry))
+    half_width, half_height = np.float32(rx), np.float32(ry)
+    u, v = (x - np.float32(cx)) / half_width, (y - np.float32(cy)) / half_height
+    gradient = np.sqrt((u / half_width) ** 2 + (v / half_height) ** 2) + np.float32(1e-4)
+    return np.minimum((1.0 - u * u - v * v) / (2.0 * gradient), np.minimum(half_width, half_height))
 
 
 def _profile(x: Array, y: Array, knots: tuple[tuple[float, float, float], ...]) -> Array:
@@ -294,7 +297,7 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
     shifts = rng.integers(0, n, (4, 2))
 
     lateral, distal = patient.patella_mm
-    bones = (
+    bones: tuple[tuple[_Build, Callable[[Array], Array], slice, slice], ...] = (
         (_femur, _femoral_fill, slice(None), _window(axis, -99.0, 6.0)),
         (_tibia, _tibial_fill, slice(None), _window(axis, -8.0, 99.0)),
         (_fibula, np.ones_like, _window(axis, 12.0, 50.0), _window(axis, 4.0, 99.0)),
@@ -318,9 +321,12 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
         match = _mass_match(_CORTICAL_VOLUME_FRACTION * shell + trabecular, reference, step)
         if build is _femur:
             reference_bone_mm = float(np.median(reference[bone.inside > 12.0])) * patient.areal_mass
-        field = sum(
-            weight * np.roll(field, tuple(shift), axis=(0, 1))[rows, columns]
-            for weight, field in zip(_load_weights(x, y), fields, strict=True)
+        field = functools.reduce(
+            np.add,
+            (
+                weight * np.roll(field, tuple(shift), axis=(0, 1))[rows, columns]
+                for weight, field in zip(_load_weights(x, y), fields, strict=True)
+            ),
         )
         texture = density[rows, columns] * _relative_texture(field, variance, core, patient.bv_tv)
         total[rows, columns] += match * (_CORTICAL_VOLUME_FRACTION * shell + trabecular * texture)

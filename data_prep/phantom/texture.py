@@ -7,8 +7,6 @@ theorem, and its spectrum is the slice k_z = 0 of the medium's spectrum: samplin
 projection without ever building the volume.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray

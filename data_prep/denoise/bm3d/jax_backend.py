@@ -42,11 +42,11 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
     """Denoises one image of noise of standard deviation 1 on JAX's default device.
 
     Args:
-      z: float32 (height, width), the sides a block plus multiples of both stages' steps.
-      profile: the parameters.
+        z: float32 (height, width), the sides a block plus multiples of both stages' steps.
+        profile: the parameters.
 
     Returns:
-      float32 (height, width).
+        float32 (height, width).
     """
     return denoise_batch([z], profile)[0]
 
@@ -55,12 +55,12 @@ def denoise_batch(images: Sequence[np.ndarray], profile: Profile) -> list[np.nda
     """Denoises images, of several sizes if need be, together: one compiled program over the whole batch.
 
     Args:
-      images: float32 (height, width) each, noise of standard deviation 1, the sides a block plus multiples
-        of both stages' steps.
-      profile: the parameters.
+        images: float32 (height, width) each, noise of standard deviation 1, the sides a block plus multiples
+            of both stages' steps.
+        profile: the parameters.
 
     Returns:
-      float32 arrays of the images' shapes, in their order.
+        float32 arrays of the images' shapes, in their order.
     """
     shape = tuple(bucket(max(image.shape[axis] for image in images)) for axis in (0, 1))
     batch = np.zeros((bucket(len(images)), *shape), np.float32)
@@ -83,12 +83,12 @@ def denoise_padded(z: Array, size: Array, *, profile: Profile) -> Array:
     """Both stages of BM3D as a pure JAX function, to be jitted and vmapped at will.
 
     Args:
-      z: float32 (H, W), noise of standard deviation 1; the image is its upper left corner, the rest ignored.
-      size: int32 (2,), height and width of that corner, each a block plus a multiple of both stages' steps.
-      profile: the parameters; static.
+        z: float32 (H, W), noise of standard deviation 1; the image is its upper left corner, the rest ignored.
+        size: int32 (2,), height and width of that corner, each a block plus a multiple of both stages' steps.
+        profile: the parameters; static.
 
     Returns:
-      float32 (H, W), zero outside the corner.
+        float32 (H, W), zero outside the corner.
     """
     basic = _stage(z, z, size, profile.hard, partial(_hard_threshold, threshold=profile.lambda_3d))
     return _stage(z, basic, size, profile.wiener, partial(_wiener, mu2=profile.mu2))
@@ -139,15 +139,15 @@ def _match(guide: Array, at: tuple[Array, Array], size: Array, stage: Stage) -> 
     """The nearest blocks of every reference block of a band (paper, eqs. 6 and 7).
 
     Args:
-      guide: the image on the stage's grid, with `search_window // 2` pixels of padding around it, more below
-        where bands need it.
-      at: y (rows, 1) and x (1, columns) of the references.
-      size: height and width of the image.
-      stage: the parameters.
+        guide: the image on the stage's grid, with `search_window // 2` pixels of padding around it, more below
+            where bands need it.
+        at: y (rows, 1) and x (1, columns) of the references.
+        size: height and width of the image.
+        stage: the parameters.
 
     Returns:
-      (rows, columns, group) the matches' indices into the stage's offsets, nearest first, and (rows, columns)
-      how many of them are near enough.
+        (rows, columns, group) the matches' indices into the stage's offsets, nearest first, and (rows, columns)
+        how many of them are near enough.
     """
     y, x = at
     reach, block, step = stage.search_window // 2, stage.block_size, stage.step
@@ -249,11 +249,11 @@ def _haar_along(used: Array, length: Array) -> Array:
     [i, i + 2h): the same row for every length that holds it.
 
     Args:
-      used: (groups, group size), true for the blocks within the group's length.
-      length: (groups, 1), a power of two, or 0 for no group.
+        used: (groups, group size), true for the blocks within the group's length.
+        length: (groups, 1), a power of two, or 0 for no group.
 
     Returns:
-      float32 (groups, group size, group size), zero outside the corner.
+        float32 (groups, group size, group size), zero outside the corner.
     """
     size = used.shape[1]
     matrix = np.zeros((size, size))
@@ -273,12 +273,12 @@ def _group_variance(corner: Array, level: Array, shared: Array) -> Array:
     B of h blocks has (c(A, A) - 2 c(A, B) + c(B, B)) / 2h, and the mean of n blocks c / n.
 
     Args:
-      corner: int32 (groups, group size, 2), where the blocks lie.
-      level: int32 (groups,), the logarithm of the group's length.
-      shared: (block + 1, block), the noise that 1-D coefficients share by distance.
+        corner: int32 (groups, group size, 2), where the blocks lie.
+        level: int32 (groups,), the logarithm of the group's length.
+        shared: (block + 1, block), the noise that 1-D coefficients share by distance.
 
     Returns:
-      float32 (groups, group size, pixels of a block), rows as of `_haar_along`.
+        float32 (groups, group size, pixels of a block), rows as of `_haar_along`.
     """
     groups, size = corner.shape[:2]
     apart = jnp.minimum(jnp.abs(corner[:, :, None] - corner[:, None]), len(shared) - 1)

@@ -13,8 +13,8 @@ Azzari, Foi, IEEE TIP 29, 2020): thresholds and weights use the exact noise vari
 group, whose overlapping blocks share noise, and with it a larger lambda_3D and `mu2`.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -23,7 +23,7 @@ import numpy as np
 from osteojax.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """The parameters of one stage (`ht` and `wie` in the paper's superscripts).
 
@@ -97,7 +97,7 @@ class Stage:
         return np.stack([dy[order], dx[order]], axis=1)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Profile:
     """Both stages of BM3D.
 
@@ -152,6 +152,8 @@ NP = Profile(
 )
 
 # For preparing data: a quarter of the reference blocks.
-FAST = replace(NP, name="fast", hard=replace(NP.hard, step=4), wiener=replace(NP.wiener, step=4))
+FAST = dataclasses.replace(
+    NP, name="fast", hard=dataclasses.replace(NP.hard, step=4), wiener=dataclasses.replace(NP.wiener, step=4)
+)
 
 PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST)})
