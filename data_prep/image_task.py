@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,16 @@ class Failed:
 
 def prepare_image(task: ImageTask) -> Prepared | Failed:
     """Decodes, denoises, resizes and normalises one file and leaves the result in the cache."""
+    with warnings.catch_warnings(record=True) as heard:
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", category)
+        result = _prepare(task)
+    for warning in heard:  # of libraries, which know no file
+        log.info("%s: %s", task.path, warning.message)
+    return result
+
+
+def _prepare(task: ImageTask) -> Prepared | Failed:
     try:
         data = read_bytes(task.path, task.limits)
         clean = read_bytes(task.clean, task.limits) if task.clean else b""

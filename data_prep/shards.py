@@ -56,13 +56,13 @@ def metadata_columns(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def numeric_columns(examples: Sequence[Example], columns: Sequence[str]) -> set[str]:
-    """Columns whose every known value is a finite number: stored as float32, unknown as NaN."""
+    """Columns whose every known value is a number that float32 can hold; stored so, unknown as NaN."""
     return {c for c in columns if all(_is_number(e.metadata[c]) for e in examples if c in e.metadata)}
 
 
 def _is_number(text: str) -> bool:
     try:
-        return bool(np.isfinite(float(text)))
+        return abs(float(text)) <= float(np.finfo(np.float32).max)  # NaN is not
     except ValueError:
         return False
 

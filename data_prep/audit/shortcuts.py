@@ -15,6 +15,8 @@ _FOLDS = 5
 _BOOTSTRAPS = 2000
 # A metadata column with more distinct words than this is an identifier, not a category.
 _MAX_CATEGORIES = 20
+# What single precision can compute with: cells of a table may hold any number.
+_LARGEST = 1e30
 
 
 def score_shortcuts(
@@ -97,6 +99,7 @@ def _encode(values: Sequence[str | None]) -> NDArray[np.float64] | None:
     missing |= ~np.isfinite(numbers)
     if missing.all():
         return None
+    numbers = np.clip(numbers, -_LARGEST, _LARGEST)
     return np.column_stack([np.where(missing, np.median(numbers[~missing]), numbers), missing])
 
 

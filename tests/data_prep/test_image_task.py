@@ -158,6 +158,21 @@ def test_a_task_that_is_killed_while_it_writes_leaves_no_entry(task, computed, m
     np.testing.assert_array_equal(load_image(task.cache, prepared(task).key), preprocess(pixels(), SPEC))
 
 
+def test_what_libraries_warn_of_carries_the_files_name(task, caplog, recwarn):
+    def noisy(pixels, sigma, settings):
+        warnings.warn("something is odd", UserWarning, stacklevel=1)
+        return pixels / np.float32(np.log(np.zeros(1))[0] > 0 or 1)
+
+    with DENOISERS.temporary(), caplog.at_level("INFO"):
+        denoiser("noisy")(noisy)
+        spec = dataclasses.replace(SPEC, denoise=DenoiseSpec.of("noisy", {}))
+        prepared(dataclasses.replace(task, spec=spec))
+    assert not recwarn.list
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rpartition(": ")[0] for line in lines] == [str(task.path)] * 2
+    assert "something is odd" in lines[0] and "divide by zero" in lines[1]
+
+
 def test_a_defect_of_a_denoiser_costs_one_image_and_no_exceptions_text(task, caplog):
     with DENOISERS.temporary():
         denoiser("odd")(lambda pixels, sigma, settings: pixels * np.float32("nan"))

@@ -57,13 +57,14 @@ def test_metadata_columns_become_numbers_or_text(tmp_path):
         Example(
             **{**vars(first), "metadata": {"age": "61.5", "sex": "female", "T score": "-2.5", "label": "x"}}
         ),
-        Example(**{**vars(second), "metadata": {"sex": "7", "T score": "nan"}}),
+        Example(**{**vars(second), "metadata": {"sex": "7", "T score": "nan", "big": "1e39"}}),
         third,
     ]
     found = list(write(tmp_path / "out", {"train": rows}).as_data_source("train"))
     assert [e["sex"] for e in found] == [b"female", b"7", b""]
     np.testing.assert_array_equal([e["age"] for e in found], np.float32([61.5, np.nan, np.nan]))
     assert [e["t_score"] for e in found] == [b"-2.5", b"nan", b""]  # "nan" is no finite number: text
+    assert [e["big"] for e in found] == [b"", b"1e39", b""]  # no number of single precision
     assert [e["label_"] for e in found] == [b"x", b"", b""]
     assert [e["label"] for e in found] == [0, 1, 0]
 

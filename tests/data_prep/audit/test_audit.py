@@ -119,6 +119,16 @@ def test_a_planted_shortcut_is_found(cue):
     assert max(s["value"] for s in score["balanced_accuracy"].values()) > 0.9
 
 
+@pytest.mark.parametrize("values", [("1e39", "1", "0"), ("1e308", "-1e308", "0"), ("1e200", "inf", "nan")])
+def test_cells_with_absurd_numbers_are_scored_without_a_word(values, recwarn):
+    """Each class has its own: a tree reads them whatever their size."""
+    records, images = _cohort()
+    records = [dataclasses.replace(r, metadata={"x": values[CLASS_NAMES.index(r.label)]}) for r in records]
+    score = _scores(records, images)["metadata:x"]["balanced_accuracy"]["tree"]
+    assert score["value"] > (0.6 if values[1:] == ("inf", "nan") else 0.99)
+    assert not recwarn.list
+
+
 def test_a_patients_images_are_never_on_both_sides():
     """A cue that names the patient predicts perfectly if folds divide patients, and not at all if they do
     not."""

@@ -1,6 +1,7 @@
 """Generated DICOM files for the tests."""
 
 import io
+import warnings
 
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -22,8 +23,10 @@ def dicom(stored: np.ndarray, bits: int, **elements) -> bytes:
     dataset.BitsStored, dataset.HighBit = bits, bits - 1
     dataset.PixelRepresentation = int(stored.dtype.kind == "i")
     dataset.PixelData = stored.tobytes()
-    for name, value in elements.items():
-        setattr(dataset, name, value)
     stream = io.BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # pydicom's, of the unusual values that tests are about
+        for name, value in elements.items():
+            setattr(dataset, name, value)
+        dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()

@@ -217,6 +217,9 @@ def bad_float():
         (bad_float(), "1 pixels are NaN"),
         (tiff(np.zeros((40, 50, 6), np.uint8), photometric="minisblack", planarconfig="contig"), "6 samples"),
         (b"\0" * 128 + b"DICM", "without a picture"),
+        (encoded(Image.new("L", (50, 40), 7), "PNG"), "blank"),
+        (encoded(Image.new("RGB", (50, 40), (7, 8, 9)), "JPEG"), "blank"),
+        (tiff(np.full((40, 50), 700, np.uint16)), "blank"),
     ],
 )
 def test_unusable_files_say_why(data, reason):
