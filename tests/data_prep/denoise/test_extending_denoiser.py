@@ -18,13 +18,14 @@ from data_prep.preprocess import PreprocessSpec, preprocess
 from osteojax import config as configs
 from osteojax.errors import UserError
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "_extending_denoiser.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "extending.md"
 
 
 @pytest.fixture
 def example(monkeypatch):
     """Registers the page's denoiser for one test."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    section = PAGE.read_text().split("\n## A denoiser\n")[1].split("\n## ")[0]
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
     assert 10 <= len([line for line in code.splitlines() if line.strip()]) <= 40
     module = types.ModuleType("total_variation")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -8,20 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.ndimage import median_filter
+import small
+from flax import nnx
 from sklearn.metrics import matthews_corrcoef
 
-from data_prep.denoise.registry import DENOISERS, DenoiseSpec
+from osteojax import models
 from osteojax.errors import UserError
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.score import score_predictions, validation_metrics
+from osteojax.models.network import Network
+from osteojax.models.registry import architecture
+from osteojax.run.open import open_run
 from osteojax.train import augment
 from osteojax.train.augmentations.registry import AUGMENTATIONS
+from osteojax.train.loop import train
 from osteojax.train.losses.registry import LOSSES
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-REGISTRIES = (DENOISERS, METRICS, AUGMENTATIONS, LOSSES)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+REGISTRIES = (models.ARCHITECTURES, METRICS, AUGMENTATIONS, LOSSES)
 
 
 def block(heading):
@@ -34,7 +39,7 @@ def block(heading):
 def registered(request):
     """Executes the block of the test's heading; what it registers is gone afterwards."""
     code = block(request.param)
-    assert 10 <= len(code.strip().splitlines()) <= 40
+    assert 10 <= len([line for line in code.splitlines() if line.strip()]) <= 40
     with contextlib.ExitStack() as stack:
         for registry in REGISTRIES:
             stack.enter_context(registry.temporary())
@@ -83,15 +88,30 @@ def test_the_metric_is_scikit_learns_and_is_read_by_validation_and_evaluation(re
     assert np.isnan(METRICS.get("mcc").function(one_class)).all()
 
 
-@pytest.mark.parametrize("registered", ["A denoiser"], indirect=True)
-def test_the_denoiser_is_chosen_with_its_settings_and_travels_in_the_spec(registered):
-    spec = DenoiseSpec.of("median", {"size": 5})
-    pixels = RNG.normal(size=(20, 30)).astype(np.float32)
-    np.testing.assert_array_equal(spec(pixels, 1.0), median_filter(pixels, 5, mode="mirror"))
-    assert DenoiseSpec(**{"name": spec.name, "settings": dict(spec.settings)}) == spec
-    with pytest.raises(UserError, match=r"denoise\.size is 4"):
-        DenoiseSpec.of("median", {"size": 4})
+@pytest.mark.parametrize("registered", ["A backbone"], indirect=True)
+def test_the_backbone_trains_with_frozen_stages_and_restores(registered, prepared, tmp_path):
+    config = small.quick_config(prepared)
+    config.model.name, config.preset, config.epochs = "plain10", "stage4", 1.0
+    train(config, tmp_path)
+    run = open_run(tmp_path)
+    assert run.record["origin"]["architecture"] == "plain10"
+    assert np.isfinite(run.logits(run.dataset().source("test"))).all()
+    fresh = models.create("plain10", rngs=nnx.Rngs(0), conv_impl="native")
+    convolutions = [path for path in run.params if path.endswith("kernel") and "head" not in path]
+    assert len(convolutions) == 9 and models.stages(fresh) == models.STAGES
+    start = Network(fresh).init()[0]
+    moved = {path.split("/")[0] for path in start if (np.asarray(start[path]) != run.params[path]).any()}
+    assert moved == {"stage4", "head"}
+
+
+def test_a_network_that_is_no_classifier_can_be_registered_but_not_trained(quick, tmp_path):
+    with models.ARCHITECTURES.temporary():
+        architecture("unet", classifies=False)(lambda *arguments, **keywords: None)
+        assert "unet" in models.ARCHITECTURES and "unet" not in models.classifiers()
+        quick.model.name = "unet"
+        with pytest.raises(UserError, match="unet is no classifier; classifiers are"):
+            train(quick, tmp_path)
 
 
 def test_what_was_registered_in_the_other_tests_is_gone():
-    assert not {"focal", "gamma", "mcc", "median"} & {name for registry in REGISTRIES for name in registry}
+    assert not {"focal", "gamma", "mcc", "plain10"} & {name for registry in REGISTRIES for name in registry}
