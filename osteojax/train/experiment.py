@@ -14,7 +14,7 @@ from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
-from osteojax.train.parameter_groups import Group
+from osteojax.train.parameter_groups import ParameterGroup
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Experiment:
     init: INITS = "imagenet"
     weights: str = ""
     preset: str = "stage3+"
-    groups: tuple[Group, ...] = ()
+    groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss: LossSection = dataclasses.field(default_factory=LossSection)

@@ -14,7 +14,7 @@ from osteojax.errors import UserError
 from osteojax.models.network import Flat
 from osteojax.train.experiment import OptimizerSection
 from osteojax.train.optimizers.registry import OPTIMIZERS
-from osteojax.train.parameter_groups import Group
+from osteojax.train.parameter_groups import ParameterGroup
 from osteojax.train.schedules.registry import SCHEDULES
 
 
@@ -56,7 +56,7 @@ def _scale_by_global_schedule(
 
 def make_optimizer(
     section: OptimizerSection,
-    groups: Sequence[Group],
+    groups: Sequence[ParameterGroup],
     labels: Mapping[str, str],
     schedule: optax.Schedule,
     step: int,
@@ -68,7 +68,7 @@ def make_optimizer(
     learn.
     """
 
-    def of_group(group: Group) -> optax.GradientTransformation:
+    def of_group(group: ParameterGroup) -> optax.GradientTransformation:
         if group.frozen_at(step):
             return optax.set_to_zero()
         decay = section.weight_decay if group.weight_decay is None else group.weight_decay

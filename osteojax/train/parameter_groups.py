@@ -17,7 +17,7 @@ from osteojax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class ParameterGroup:
     """One parameter group.
 
     Attributes:
@@ -44,7 +44,7 @@ class Group:
 BATCH_NORM_AFFINE = r".*(bn|norm)[^/]*/(scale|bias)"
 
 
-def preset(name: str, stages: Sequence[str]) -> tuple[Group, ...]:
+def preset(name: str, stages: Sequence[str]) -> tuple[ParameterGroup, ...]:
     """The groups of a named preset.
 
     Args:
@@ -56,23 +56,25 @@ def preset(name: str, stages: Sequence[str]) -> tuple[Group, ...]:
         UserError: no such preset, or the model has no such stage.
     """
     body = list(stages[:-1])
-    rest = Group("frozen", ".*", frozen=True)
-    head = Group("head", "head/.*")
+    rest = ParameterGroup("frozen", ".*", frozen=True)
+    head = ParameterGroup("head", "head/.*")
     if name == "all":
-        return tuple(Group(stage, f"{stage}/.*") for stage in reversed(stages))
+        return tuple(ParameterGroup(stage, f"{stage}/.*") for stage in reversed(stages))
     if name == "head":
         return (head, rest)
     if name == "bn_affine":
-        return (head, Group("bn_affine", BATCH_NORM_AFFINE), rest)
+        return (head, ParameterGroup("bn_affine", BATCH_NORM_AFFINE), rest)
     first = name.removesuffix("+")
     if first not in body:
         presets = ["head", *body, *(f"{stage}+" for stage in body), "bn_affine", "all"]
         raise UserError(f"no preset {name!r}; for this model use one of {', '.join(presets)}")
     learning = body[body.index(first) :] if name.endswith("+") else [first]
-    return (head, *(Group(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
+    return (head, *(ParameterGroup(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
 
 
-def choose(groups: Sequence[Group], preset_name: str, stages: Sequence[str]) -> tuple[Group, ...]:
+def choose(
+    groups: Sequence[ParameterGroup], preset_name: str, stages: Sequence[str]
+) -> tuple[ParameterGroup, ...]:
     """The groups of an experiment: those listed, or where there are none those of the preset.
 
     Raises:
@@ -91,7 +93,7 @@ def choose(groups: Sequence[Group], preset_name: str, stages: Sequence[str]) -> 
     return tuple(groups) or preset(preset_name, stages)
 
 
-def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:
+def assign(groups: Sequence[ParameterGroup], paths: Iterable[str]) -> dict[str, str]:
     """Path -> name of its group.
 
     Raises:
@@ -119,7 +121,7 @@ def assign(groups: Sequence[Group], paths: Iterable[str]) -> dict[str, str]:
     return labels
 
 
-def check_unfreezing(groups: Sequence[Group], total_steps: int) -> None:
+def check_unfreezing(groups: Sequence[ParameterGroup], total_steps: int) -> None:
     """Raises UserError for a group that would be unfrozen only when the run is over."""
     for group in groups:
         if not group.frozen and group.unfreeze_step >= total_steps:
@@ -129,19 +131,22 @@ def check_unfreezing(groups: Sequence[Group], total_steps: int) -> None:
             )
 
 
-def phases(groups: Sequence[Group]) -> list[int]:
+def phases(groups: Sequence[ParameterGroup]) -> list[int]:
     """Steps at which the set of learning groups changes, 0 first."""
     return sorted({0} | {group.unfreeze_step for group in groups if not group.frozen})
 
 
-def trainable_at(groups: Sequence[Group], labels: Mapping[str, str], step: int) -> frozenset[str]:
+def trainable_at(groups: Sequence[ParameterGroup], labels: Mapping[str, str], step: int) -> frozenset[str]:
     """Paths that learn in the update from `step` to `step` + 1."""
     learning = {group.name for group in groups if not group.frozen_at(step)}
     return frozenset(path for path, name in labels.items() if name in learning)
 
 
 def table(
-    groups: Sequence[Group], labels: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], lr: float
+    groups: Sequence[ParameterGroup],
+    labels: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    lr: float,
 ) -> list[tuple[str, ...]]:
     """Rows of text for the table printed at start: group, tensors, parameters, peak learning rate, state."""
     rows: list[tuple[str, ...]] = []

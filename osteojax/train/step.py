@@ -18,7 +18,7 @@ from osteojax.train import augment, parameter_groups
 from osteojax.train.experiment import Experiment
 from osteojax.train.losses.registry import LOSSES
 from osteojax.train.optimizer import carry_over, make_optimizer, make_schedule, norms_by_group
-from osteojax.train.parameter_groups import Group, trainable_at
+from osteojax.train.parameter_groups import ParameterGroup, trainable_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recipe:
     """
 
     network: Network
-    groups: Sequence[Group]
+    groups: Sequence[ParameterGroup]
     labels: Mapping[str, str]
     schedule: optax.Schedule
     loss: Callable[[jax.Array, jax.Array], jax.Array]

@@ -13,7 +13,7 @@ from osteojax.train.experiment import OptimizerSection
 from osteojax.train.losses.registry import LOSSES
 from osteojax.train.optimizer import make_optimizer, make_schedule
 from osteojax.train.optimizers.registry import OPTIMIZERS
-from osteojax.train.parameter_groups import Group
+from osteojax.train.parameter_groups import ParameterGroup
 from osteojax.train.schedules.registry import SCHEDULES
 
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ def test_a_loss_is_one_number_an_example_and_falls_towards_the_truth(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_goes_downhill_and_holds_nothing_for_what_is_frozen(name):
     section = OptimizerSection(name=name, learning_rate=0.05, schedule="constant", weight_decay=0.0)
-    groups = (Group("a", "a"), Group("b", "b", frozen=True))
+    groups = (ParameterGroup("a", "a"), ParameterGroup("b", "b", frozen=True))
     labels = {"a": "a", "b": "b"}
     optimizer = make_optimizer(section, groups, labels, make_schedule(section, 100), 0)
     params = {"a": jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32), "b": jnp.ones((5, 7))}

@@ -3,7 +3,7 @@ import pytest
 from osteojax.errors import UserError
 from osteojax.train.experiment import read_experiment
 from osteojax.train.parameter_groups import (
-    Group,
+    ParameterGroup,
     assign,
     check_unfreezing,
     choose,
@@ -48,36 +48,36 @@ def test_unknown_preset_lists_those_of_the_model():
 
 
 def test_every_parameter_is_claimed_by_the_first_pattern_that_matches():
-    groups = (Group("bn", ".*/bn.*"), Group("rest", ".*", frozen=True))
+    groups = (ParameterGroup("bn", ".*/bn.*"), ParameterGroup("rest", ".*", frozen=True))
     assert assign(groups, PATHS)["stem/bn/scale"] == "bn"
     assert assign(groups, PATHS)["head/bias"] == "rest"
 
 
 def test_an_unclaimed_parameter_is_an_error_that_names_it():
     with pytest.raises(UserError, match="stem/conv/kernel"):
-        assign((Group("head", "head/.*"),), PATHS)
+        assign((ParameterGroup("head", "head/.*"),), PATHS)
 
 
 def test_a_pattern_that_matches_nothing_is_an_error():
     with pytest.raises(UserError, match=r"layer4.*claims no parameter"):
-        assign((Group("typo", "layer4/.*"), Group("rest", ".*")), PATHS)
+        assign((ParameterGroup("typo", "layer4/.*"), ParameterGroup("rest", ".*")), PATHS)
 
 
 def test_a_pattern_hidden_behind_one_that_matches_everything_is_an_error():
     with pytest.raises(UserError, match=r"'head'.*claims no parameter"):
-        assign((Group("everything", ".*", frozen=True), Group("head", "head/.*")), PATHS)
+        assign((ParameterGroup("everything", ".*", frozen=True), ParameterGroup("head", "head/.*")), PATHS)
 
 
 def test_freezing_everything_is_an_error():
     with pytest.raises(UserError, match="nothing to train"):
-        assign((Group("everything", ".*", frozen=True),), PATHS)
+        assign((ParameterGroup("everything", ".*", frozen=True),), PATHS)
 
 
 def test_gradual_unfreezing_changes_the_learning_set_at_its_steps():
     groups = (
-        Group("head", "head/.*"),
-        Group("stage2", "stage2/.*", unfreeze_step=5),
-        Group("rest", ".*", frozen=True),
+        ParameterGroup("head", "head/.*"),
+        ParameterGroup("stage2", "stage2/.*", unfreeze_step=5),
+        ParameterGroup("rest", ".*", frozen=True),
     )
     assert phases(groups) == [0, 5]
     assert "stage2/0/conv1/kernel" not in learning(groups, 4)
@@ -107,15 +107,18 @@ def test_malformed_groups_are_errors(entry, message, quick):
 
 def test_two_groups_of_one_name_are_an_error():
     with pytest.raises(UserError, match="same name"):
-        choose((Group("a", "x"), Group("a", "y")), "all", STAGES)
+        choose((ParameterGroup("a", "x"), ParameterGroup("a", "y")), "all", STAGES)
 
 
 def test_a_group_thawed_after_the_end_and_a_run_that_begins_frozen_are_errors():
-    groups = (Group("head", "head/.*"), Group("rest", ".*", unfreeze_step=10))
+    groups = (ParameterGroup("head", "head/.*"), ParameterGroup("rest", ".*", unfreeze_step=10))
     check_unfreezing(groups, 11)
     with pytest.raises(
         UserError, match=r"'rest': unfreeze_step=10 is behind the end of the run, which has 10"
     ):
         check_unfreezing(groups, 10)
     with pytest.raises(UserError, match="nothing learns before step 3"):
-        assign((Group("head", "head/.*", unfreeze_step=3), Group("rest", ".*", frozen=True)), PATHS)
+        assign(
+            (ParameterGroup("head", "head/.*", unfreeze_step=3), ParameterGroup("rest", ".*", frozen=True)),
+            PATHS,
+        )

@@ -22,7 +22,7 @@ from osteojax.train import augment
 from osteojax.train.experiment import OptimizerSection, read_experiment
 from osteojax.train.loop import train
 from osteojax.train.optimizer import make_optimizer, make_schedule
-from osteojax.train.parameter_groups import Group
+from osteojax.train.parameter_groups import ParameterGroup
 from osteojax.train.start import class_weights
 from osteojax.train.step import Recipe, make_train_step
 
@@ -141,7 +141,7 @@ def test_settings_reach_the_optimizer(name, changes, theirs):
     section = OptimizerSection(
         name=name, learning_rate=1.0, schedule="constant", weight_decay=0.0, clip_norm=0.0, **changes
     )
-    ours = make_optimizer(section, (Group("a", ".*"),), {"x": "a"}, make_schedule(section, 9), 0)
+    ours = make_optimizer(section, (ParameterGroup("a", ".*"),), {"x": "a"}, make_schedule(section, 9), 0)
     params = {"x": jnp.arange(6.0).reshape(2, 3)}
     state, other = ours.init(params), theirs.init(params)
     for step in range(5):

@@ -16,7 +16,7 @@ from osteojax.train.augmentations.rigid import move
 from osteojax.train.experiment import OptimizerSection
 from osteojax.train.losses.registry import LOSSES
 from osteojax.train.optimizer import make_optimizer, make_schedule
-from osteojax.train.parameter_groups import Group
+from osteojax.train.parameter_groups import ParameterGroup
 
 
 def optimizer_config(**changes):
@@ -30,7 +30,7 @@ def test_one_group_is_optax_adamw():
     )
     schedule = make_schedule(config, 10)
     params = {"a/kernel": jnp.arange(6.0).reshape(2, 3), "a/bias": jnp.ones(3)}
-    ours = make_optimizer(config, (Group("all", ".*"),), dict.fromkeys(params, "all"), schedule, 0)
+    ours = make_optimizer(config, (ParameterGroup("all", ".*"),), dict.fromkeys(params, "all"), schedule, 0)
     theirs = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.adamw(
@@ -52,8 +52,8 @@ def test_one_group_is_optax_adamw():
 def test_groups_have_their_own_rate_and_decay():
     config = optimizer_config(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", clip_norm=0.0)
     groups = (
-        Group("fast", "f", lr_factor=2.0, weight_decay=0.5),
-        Group("slow", "s", lr_factor=0.1, weight_decay=0.0),
+        ParameterGroup("fast", "f", lr_factor=2.0, weight_decay=0.5),
+        ParameterGroup("slow", "s", lr_factor=0.1, weight_decay=0.0),
     )
     params = {"f": jnp.ones((2, 2)), "s": jnp.ones((2, 2))}
     optimizer = make_optimizer(config, groups, {"f": "fast", "s": "slow"}, make_schedule(config, 5), 0)
@@ -75,7 +75,7 @@ def test_groups_have_their_own_rate_and_decay():
 def test_impossible_optimizers_are_clear_errors(changes, message):
     config = optimizer_config(**changes)
     with pytest.raises(UserError, match=message):
-        make_optimizer(config, (Group("a", ".*"),), {"x": "a"}, make_schedule(config, 10), 0)
+        make_optimizer(config, (ParameterGroup("a", ".*"),), {"x": "a"}, make_schedule(config, 10), 0)
 
 
 def test_cross_entropy_with_smoothing_by_hand():
