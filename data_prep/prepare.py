@@ -96,7 +96,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     with open_workdir(out) as workdir:
         gathered = _gather(source, spec, workdir, settings)
         images = gathered.images
-        audit = _audit(images, workdir.cache, settings)
+        audit = _audit_images(images, workdir.cache, settings)
         groups = _groups(images, audit)
         # Before copies are dropped: one given to test and one to train is a leak, not a duplicate.
         check_given_splits(
@@ -169,7 +169,7 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         workdir.result.mkdir()
         gathered = _gather(source, spec, workdir, settings)
         images = gathered.images
-        audit = _audit(images, workdir.cache, settings)
+        audit = _audit_images(images, workdir.cache, settings)
         rows = make_rows(images, _groups(images, audit), [""] * len(images))
         warnings = [*gathered.warnings, *source_warnings(images, settings), *audit_warnings(audit)]
         found = {**audit.to_dict(), "warnings": warnings}
@@ -273,7 +273,7 @@ def _process(
     return images, sorted(rejected, key=lambda r: (r.file, r.reason))
 
 
-def _audit(images: Sequence[PreparedImage], cache: Path, settings: PrepareSettings) -> Audit:
+def _audit_images(images: Sequence[PreparedImage], cache: Path, settings: PrepareSettings) -> Audit:
     """Copies, contradictions and shortcuts; near duplicates are sought on the prepared images."""
     log.info("auditing %d images", len(images))
     records = [

@@ -243,6 +243,9 @@ def test_a_denoiser_is_one_registration():
         )
         done = preprocess_native(radiograph(), spec)
         np.testing.assert_array_equal(done.denoised, median_filter(radiograph().astype(np.float32), 5))
+        # What the network sees is the denoised image, resized afterwards.
+        np.testing.assert_array_equal(done.image, preprocess(done.denoised, PreprocessSpec()))
+        assert (done.image != preprocess(radiograph(), PreprocessSpec())).any()
     with pytest.raises(UserError, match="no denoiser 'median'; there are"):
         PreprocessSpec.from_dict(spec.to_dict())
 

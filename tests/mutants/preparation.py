@@ -412,7 +412,7 @@ PREPARATION: tuple[Mutant, ...] = (
         "data_prep/denoise/anscombe.py",
         "np.median(variance[g])",
         "np.mean(variance[g])",
-        ("tests/data_prep/denoise/test_anscombe.py",),
+        ("tests/data_prep/denoise/test_anscombe.py::test_the_fit_ignores_tiles_full_of_edges",),
     ),
     Mutant(
         "BM3D without its second stage",
