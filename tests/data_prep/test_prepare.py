@@ -20,6 +20,7 @@ from scipy import ndimage
 from data_prep import image_task
 from data_prep.prepare import audit_source, prepare
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_native
+from data_prep.workdir import open_workdir
 from data_prep.workers import WorkerDied
 from osteojax import config as configs
 from osteojax.errors import UserError
@@ -438,6 +439,15 @@ def test_two_runs_on_one_destination(folders, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another run"):
             prepare(folders, tmp_path / "out", settings())
+
+
+def test_a_second_run_leaves_the_first_ones_work_alone(tmp_path):
+    with open_workdir(tmp_path / "out") as first:
+        (first.cache / "begun.tmp").touch()
+        with pytest.raises(UserError, match="another run"), open_workdir(tmp_path / "out"):
+            pytest.fail("two runs in one folder")
+        assert (first.cache / "begun.tmp").exists()
+    assert not first.folder.exists()
 
 
 @pytest.mark.slow

@@ -478,6 +478,6 @@ PREPARATION: tuple[Mutant, ...] = (
         "data_prep/workdir.py",
         "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)",
-        ("tests/data_prep/test_prepare.py::test_two_runs_on_one_destination",),
+        ("tests/data_prep/test_prepare.py::test_a_second_run_leaves_the_first_ones_work_alone",),
     ),
 )
