@@ -24,7 +24,7 @@ from osteojax.files import disk_errors
 log = logging.getLogger(__name__)
 
 # Raised when the same file and spec give other pixels or other fields.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
