@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
@@ -112,8 +113,8 @@ class Preprocessed:
             the spec has it, and "constant" for an image without any contrast.
     """
 
-    image: np.ndarray
-    denoised: np.ndarray
+    image: Float32[np.ndarray, "size size 1"]
+    denoised: Float32[np.ndarray, "height width"]
     sigma: float
     warnings: tuple[str, ...]
 

@@ -6,6 +6,7 @@ Written from Dabov, Foi, Katkovnik, Egiazarian, IEEE TIP 16(8), 2007, and its pu
 import math
 
 import numpy as np
+from jaxtyping import Float32
 
 from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
 from data_prep.denoise.pixels import LARGEST, check_pixels
@@ -19,7 +20,7 @@ _NEGLIGIBLE_SIGMA = 1e-7
 
 def bm3d(
     image: np.ndarray, sigma: float, *, profile: str | Profile = "fast", backend: str = "numba"
-) -> np.ndarray:
+) -> Float32[np.ndarray, "height width"]:
     """Removes additive white Gaussian noise from a greyscale image.
 
     Adding a constant to the image adds it to the result; scaling image and sigma together scales the result.
