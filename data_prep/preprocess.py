@@ -70,7 +70,7 @@ class PreprocessSpec:
         return cls.from_dict(fields)
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "PreprocessSpec":
+    def from_dict(cls, fields: Any) -> "PreprocessSpec":
         """Inverse of `to_dict`; reads those of earlier releases too.
 
         Raises:
