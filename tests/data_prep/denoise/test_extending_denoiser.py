@@ -74,7 +74,7 @@ def test_it_keeps_the_promises_of_the_registry(example):
     np.testing.assert_array_equal(DenoiseSpec.of("total_variation", {})(pixels, 0.0), pixels)
 
 
-@pytest.mark.parametrize("settings", [{"strength": 0}, {"strength": "much"}, {"strenght": 1.0}])
+@pytest.mark.parametrize("settings", [{"strength": 0}, {"strength": "much"}, {"strengths": 1.0}])
 def test_wrong_settings_are_one_sentence(example, settings):
     with pytest.raises(UserError, match=r"denoise\.stren"):
         DenoiseSpec.of("total_variation", settings)
