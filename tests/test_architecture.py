@@ -1,6 +1,7 @@
 """The floors of the house: each module imports only what stands below it (ARCHITECTURE.md)."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ FLOORS = {
     "osteojax.train": 3,
     "osteojax.evaluate": 4,
     "osteojax.compile_check": 4,
+    "osteojax.sweep": 4,
     "osteojax.cli": 5,
     "osteojax.__main__": 6,
 }
@@ -121,3 +123,18 @@ ARCHITECTURES = ("densenet", "efficientnet", "resnet", "vgg")
 def test_no_architecture_imports_a_sibling(name):
     siblings = {f"osteojax.models.{other}" for other in ARCHITECTURES if other != name}
     assert not imports(f"osteojax.models.{name}") & siblings
+
+
+def test_the_wheel_holds_every_package():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        named = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join(p.parent.relative_to(ROOT).parts)
+        for top in ("osteojax", "data_prep")
+        for p in (ROOT / top).rglob("__init__.py")
+    }
+    configs = {
+        f"osteojax.{'.'.join(p.parent.relative_to(ROOT).parts)}"
+        for p in (ROOT / "configs").rglob("__init__.py")
+    }
+    assert named == found | configs

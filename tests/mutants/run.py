@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = (*ENGINE, *PREPARATION)
 # pytest's exit status when tests ran and some failed; 2 to 5 would mean that nothing was proved.
 TESTS_FAILED = 1
+# A mutant that loops for ever is noticed too: by whoever waits for the tests.
+SECONDS = 600
 
 
 def copy_of_project(folder: Path) -> Path:
@@ -46,7 +48,9 @@ def pytest(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
 
 
 def verdict(mutant: Mutant) -> str:
@@ -55,7 +59,10 @@ def verdict(mutant: Mutant) -> str:
         project = copy_of_project(Path(folder))
         file = project / mutant.file
         file.write_text(file.read_text().replace(mutant.old, mutant.new))
-        result = pytest(project, *mutant.tests)
+        try:
+            result = pytest(project, *mutant.tests)
+        except subprocess.TimeoutExpired:
+            return "killed"
     if result.returncode == TESTS_FAILED:
         return "killed"
     if result.returncode == 0:
