@@ -39,7 +39,9 @@ def find(path: str) -> Path:
     if given.parts[:1] == ("configs",):
         candidates += [folder.joinpath(*given.parts[1:]) for folder in shipped]
         # A name without the kind's folder will do: `configs/demo.py`.
-        candidates += [folder / kind / given.name for folder in shipped for kind in ("prep", "train")]
+        candidates += [
+            folder / kind / given.name for folder in shipped for kind in ("prep", "train", "sweeps")
+        ]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -94,8 +96,25 @@ def _line_in(file: Path, error: Exception) -> int | None:
     return lines[-1] if lines else None
 
 
+def set_value(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+    """Sets one dotted key, which must be there.
+
+    Raises:
+        UserError: it is not.
+    """
+    section, last = _section_of(config, key)
+    with section.unlocked(), section.ignore_type():
+        section[last] = value
+
+
 def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     """Sets one dotted key from the text of the command line; its type is that of the value it replaces."""
+    section, last = _section_of(config, key)
+    set_value(config, key, parse(text, section[last], key))
+
+
+def _section_of(config: ml_collections.ConfigDict, key: str) -> tuple[ml_collections.ConfigDict, str]:
+    """The section that holds a dotted key, and the key's last part."""
     section, *_ = sections = [config]
     *parents, last = key.split(".")
     for depth, name in enumerate(parents):
@@ -106,9 +125,7 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     section = sections[-1]
     if last not in section:
         raise UserError(no_such_key(key, section))
-    value = parse(text, section[last], key)
-    with section.unlocked(), section.ignore_type():
-        section[last] = value
+    return section, last
 
 
 def no_such_key(key: str, section: Mapping[str, Any]) -> str:

@@ -1,0 +1,25 @@
+"""The paper's ResNet-50 beside smaller, larger and other architectures, each with its own ImageNet weights.
+
+    osteojax sweep --sweep=configs/sweeps/backbone.py --out=SWEEP --source=RADIOGRAPHS
+
+The weights are fetched; without a network name those that are at hand in a sweep file of your own.
+"""
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "resnet50"
+
+
+def variants():
+    for name in (
+        "resnet50",
+        "resnet18",
+        "resnet34",
+        "resnet101",
+        "densenet121",
+        "efficientnet_lite0",
+        "vgg16_bn",
+    ):
+        yield name, {"model.name": name}

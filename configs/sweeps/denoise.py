@@ -1,0 +1,19 @@
+"""Does denoising help the diagnosis: none, BM3D in its fast and in the paper's normal profile.
+
+    osteojax sweep --sweep=configs/sweeps/denoise.py --out=SWEEP --source=RADIOGRAPHS
+
+Each variant prepares the radiographs anew and trains on the result; splits are the same, since they do not depend on
+the denoiser.
+"""
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "none"
+
+
+def variants():
+    yield "none", {"prep.denoise.name": "none"}
+    yield "bm3d fast", {"prep.denoise.profile": "fast"}
+    yield "bm3d np", {"prep.denoise.profile": "np"}

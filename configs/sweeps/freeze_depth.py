@@ -1,0 +1,24 @@
+"""How much of a pretrained ResNet-50 should learn: the head alone up to everything, and stage by stage over time.
+
+    osteojax sweep --sweep=configs/sweeps/freeze_depth.py --out=SWEEP --source=RADIOGRAPHS
+
+The paper freezes "the early layers" without saying which; `stage3+` is our reading of it, and the baseline here.
+"""
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "stage3+"
+
+
+def variants():
+    for preset in ("head", "stage4", "stage3+", "stage2+", "all"):
+        yield preset, {"preset": preset}
+    # From the head backwards, each stage ten steps later and at half the rate.
+    groups = [{"name": "head", "pattern": "head/.*"}]
+    for later, stage in enumerate(("stage4", "stage3", "stage2"), start=1):
+        thaw = {"unfreeze_step": 10 * later, "lr_factor": 0.5**later}
+        groups.append({"name": stage, "pattern": f"{stage}/.*", **thaw})
+    groups.append({"name": "frozen", "pattern": ".*", "frozen": True})
+    yield "gradual", {"groups": tuple(groups)}

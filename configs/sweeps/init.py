@@ -1,0 +1,17 @@
+"""What ImageNet weights are worth here: the same network from them and from random numbers.
+
+    osteojax sweep --sweep=configs/sweeps/init.py --out=SWEEP --source=RADIOGRAPHS
+
+Random weights learn nothing behind frozen layers, so all layers learn in both.
+"""
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "imagenet"
+
+
+def variants():
+    yield "imagenet", {"init": "imagenet", "preset": "all"}
+    yield "random", {"init": "random", "weights": "", "preset": "all"}

@@ -1,0 +1,113 @@
+"""`osteojax sweep`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from osteojax.sweep.execute import Outcome
+    from osteojax.sweep.plan import Sweep
+
+NAME = "sweep"
+SUMMARY = "Run and compare ablations; started again, it does what is not done."
+EXIT_SOME_FAILED = 1
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("--sweep", required=True, help="sweep file, as in configs/sweeps/")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the sweep")
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--source", help="radiographs, which are prepared once for all runs that prepare alike")
+    data.add_argument("--data_dir", help="a prepared dataset for all runs")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the sweep file")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="runs at a time; each gets its share of the cores"
+    )
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the runs to do (array jobs)")
+    parser.add_argument("--status", action="store_true", help="show how the runs stand, and do nothing")
+    parser.add_argument("--slurm", nargs="*", metavar="FLAG", help="submit as one array job; flags of sbatch")
+    parser.add_argument("--kubernetes", metavar="IMAGE", help="apply one Job a run, in this container image")
+    parser.add_argument(
+        "--claim", default="osteojax", help="PersistentVolumeClaim of sweep and data on Kubernetes"
+    )
+    # So that `--config.key=value` is taken as elsewhere: it holds for the training of every run.
+    parser.set_defaults(config=None)
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    import dataclasses
+
+    from osteojax.errors import UserError
+    from osteojax.sweep import execute, plan, schedulers
+
+    sweep = plan.load_sweep(arguments.sweep)
+    if arguments.seeds:
+        sweep = dataclasses.replace(sweep, seeds=tuple(arguments.seeds))
+    runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
+    for number in arguments.only or ():
+        if number not in range(len(runs)):
+            raise UserError(f"--only={number}: the sweep has {len(runs)} runs, 0 to {len(runs) - 1}")
+    if arguments.status:
+        _show(arguments.out, sweep, execute.status(arguments.out, runs))
+        return 0
+    if arguments.slurm is not None or arguments.kubernetes:
+        command = [sys.executable, "-m", "osteojax", "sweep", *_without_scheduler(sys.argv[2:])]
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        if arguments.kubernetes:
+            command[:3] = ["osteojax"]
+            print(
+                schedulers.submit_kubernetes(
+                    arguments.out, len(runs), command, arguments.kubernetes, arguments.claim
+                )
+            )
+        else:
+            print(schedulers.submit_slurm(arguments.out, len(runs), command, arguments.slurm))
+        return 0
+    chosen = [runs[number] for number in arguments.only] if arguments.only else runs
+    outcomes = execute.execute(arguments.out, chosen, source=arguments.source, processes=arguments.processes)
+    _show(arguments.out, sweep, execute.status(arguments.out, runs))
+    return EXIT_SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
+
+
+def _without_scheduler(words: Sequence[str]) -> list[str]:
+    """The command line that a task of the scheduler repeats."""
+    kept, skipping = [], False
+    for word in words:
+        if word.startswith("--"):
+            skipping = word.partition("=")[0] in ("--slurm", "--kubernetes", "--claim")
+            if skipping:
+                continue
+        elif skipping:
+            continue
+        kept.append(word)
+    return kept
+
+
+def _show(out: Path, sweep: "Sweep", outcomes: "Sequence[Outcome]") -> None:
+    from osteojax.progress import print_table
+    from osteojax.sweep import compare, tables
+
+    print_table(
+        f"sweep {sweep.name} in {out}",
+        ("run", "variant", "seed", "state"),
+        [
+            (str(number), outcome.run.variant, str(outcome.run.seed), outcome.state)
+            for number, outcome in enumerate(outcomes)
+        ],
+    )
+    for outcome in outcomes:
+        if outcome.reason:
+            print(f"{outcome.run.name} failed:\n{outcome.reason}", file=sys.stderr)
+    finished = [outcome.run for outcome in outcomes if outcome.state == "finished"]
+    if not finished:
+        return
+    rows = compare.compare(sweep, out, finished)
+    for metric in tables.metrics_shown(sweep):
+        print_table(
+            metric.replace("_", " "), tables.HEADER, [tables.cells(r, metric) for r in rows], to=sys.stdout
+        )
+    tables.write_comparison(out, sweep, rows, outcomes)

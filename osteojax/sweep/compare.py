@@ -1,0 +1,190 @@
+"""Variants of a sweep compared on the patients of the test split.
+
+A variant's value is the mean over its seeds. Patients are drawn, the same ones for all variants, so that a difference
+is paired: what is hard for one is hard for the other (Efron and Tibshirani 1993, ch. 8 and 16). Of several differences
+to the baseline the p-values are corrected by Holm 1979.
+"""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from osteojax.errors import UserError
+from osteojax.files import csv_text
+from osteojax.metrics.bootstrap import LEVEL, RESAMPLES
+from osteojax.metrics.predictions import Predictions
+from osteojax.metrics.registry import scalar, scalars
+from osteojax.sweep.plan import Planned, Sweep
+
+# A probability is written with six digits; its logarithm must be finite.
+_SMALLEST = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """What one run said of the test split.
+
+    Attributes:
+        logits: (N, C) log-probabilities.
+        labels: (N,).
+        patients: (N,).
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval; None for what the data do not define."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One variant of the comparison.
+
+    Attributes:
+        name: of the variant.
+        seeds: how many of its runs are finished.
+        n, patients: of the test split.
+        metrics: name -> mean over seeds, with its interval over patients.
+        spread: name -> standard deviation over seeds; None with one.
+        difference: name -> paired difference to the baseline; None for the baseline itself, and where the test
+            patients are not the same.
+        p: name -> p-value of that difference, corrected by Holm over the variants.
+    """
+
+    name: str
+    seeds: int
+    n: int
+    patients: int
+    metrics: Mapping[str, Estimate]
+    spread: Mapping[str, float | None]
+    difference: Mapping[str, Estimate] | None
+    p: Mapping[str, float] | None
+
+
+def read_predictions(path: Path, class_names: Sequence[str]) -> Predicted:
+    """The table that `osteojax evaluate` writes.
+
+    Raises:
+        UserError: it is not whole.
+    """
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        p = np.asarray([[float(row[f"p_{name}"]) for name in class_names] for row in rows])
+        labels = np.asarray([list(class_names).index(row["label"]) for row in rows])
+        patients = np.asarray([csv_text(row["patient_id"]) for row in rows])
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not whole ({error}); evaluate the run again") from error
+    return Predicted(np.log(np.maximum(p, _SMALLEST)), labels, patients)
+
+
+def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) -> list[Row]:
+    """A row for each variant of which a run is finished, in the order of the sweep.
+
+    Args:
+        sweep: what the runs belong to.
+        out: folder of the sweep.
+        runs: those that are finished.
+        seed: of the draws.
+    """
+    found: dict[str, list[Predicted]] = {}
+    for run in runs:
+        folder = out / run.folder / "eval" / "test"
+        names = list(json.loads((folder / "metrics.json").read_text())["per_class"])
+        found.setdefault(run.variant, []).append(read_predictions(folder / "predictions.csv", names))
+    samples = {name: _samples(predicted, seed) for name, predicted in found.items()}
+    people = {
+        name: sorted({str(x) for one in predicted for x in one.patients}) for name, predicted in found.items()
+    }
+    base = samples.get(sweep.baseline)
+    paired = [
+        name
+        for name in samples
+        if base is not None and name != sweep.baseline and people[name] == people[sweep.baseline]
+    ]
+    p = {
+        metric: holm({name: _p(samples[name][metric] - base[metric]) for name in paired}) if base else {}
+        for metric in scalars()
+    }
+    rows = []
+    for variant in sweep.variants:
+        name = variant.name
+        if name not in found:
+            continue
+        of_seeds = {metric: [_value(one, metric) for one in found[name]] for metric in scalars()}
+        rows.append(
+            Row(
+                name=name,
+                seeds=len(found[name]),
+                n=len(found[name][0].labels),
+                patients=len(people[name]),
+                metrics={metric: _estimate(samples[name][metric]) for metric in scalars()},
+                spread={m: float(np.std(v, ddof=1)) if len(v) > 1 else None for m, v in of_seeds.items()},
+                difference={metric: _estimate(samples[name][metric] - base[metric]) for metric in scalars()}
+                if name in paired and base is not None
+                else None,
+                p={metric: p[metric][name] for metric in scalars()} if name in paired else None,
+            )
+        )
+    return rows
+
+
+def _samples(predicted: Sequence[Predicted], seed: int) -> dict[str, np.ndarray]:
+    """Metric -> (1 + resamples,): the mean over seeds of the value, then of each draw of patients.
+
+    The draws depend on the sorted patients alone, and are therefore the same for all variants that have them.
+    """
+    total: dict[str, list[np.ndarray]] = {metric: [] for metric in scalars()}
+    for one in predicted:
+        people, unit = np.unique(one.patients.astype(str), return_inverse=True)
+        drawn = np.random.default_rng(seed).multinomial(
+            len(people), np.full(len(people), 1 / len(people)), size=RESAMPLES
+        )
+        weights = np.concatenate([np.ones((1, len(unit))), drawn[:, unit].astype(float)])
+        given = Predictions(one.logits, one.labels, weights)
+        for metric in scalars():
+            total[metric].append(np.asarray(scalar(metric).function(given)))
+    return {metric: np.mean(values, axis=0) for metric, values in total.items()}
+
+
+def _value(one: Predicted, metric: str) -> float:
+    return float(scalar(metric).function(Predictions.unweighted(one.logits, one.labels))[0])
+
+
+def _estimate(samples: np.ndarray) -> Estimate:
+    value, resampled = samples[0], samples[1:][np.isfinite(samples[1:])]
+    if not np.isfinite(value):
+        return Estimate(None, None, None)
+    if not len(resampled):
+        return Estimate(float(value), None, None)
+    low, high = np.percentile(resampled, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _p(differences: np.ndarray) -> float:
+    """Two-sided bootstrap p-value of a difference: never 0, since there are finitely many draws."""
+    resampled = differences[1:][np.isfinite(differences[1:])]
+    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    return min(1.0, 2 * (tail + 1) / (len(resampled) + 1))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """P-values corrected for their number (Holm 1979)."""
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
+        corrected[name] = largest
+    return corrected

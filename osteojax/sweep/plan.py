@@ -1,0 +1,203 @@
+"""A sweep file, and the runs that it stands for.
+
+A sweep file is Python: a docstring that says command, cost and what was found, and
+
+    TRAIN = "configs/train/paper_resnet50.py"     # the experiment that all runs share
+    PREP = "configs/prep/prep.py"                 # the preparation; only where runs prepare
+    BASELINE = "stage3+"                          # the name that the others are compared with
+    SEEDS = (0, 1, 2)                             # every variant is run with each
+    METRIC = "balanced_accuracy"                  # what the comparison's first table is about
+
+    def variants():
+        yield "stage4", {"preset": "stage4"}                  # keys of the training config
+        yield "no denoising", {"prep.denoise.name": "none"}   # or, behind `prep.`, of the preparation
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from osteojax import config as configs
+from osteojax.errors import UserError
+from osteojax.metrics.registry import scalar
+
+PREP_PREFIX = "prep."
+_NAME = re.compile(r"[\w.+=-][\w.+= -]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One point of a sweep.
+
+    Attributes:
+        name: unique; also the name of its folder.
+        train: dotted key of the training config -> value.
+        prep: the same of the preparation config.
+    """
+
+    name: str
+    train: Mapping[str, Any]
+    prep: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says.
+
+    Attributes:
+        name: of the file.
+        text: its docstring.
+        train, prep: config files; `prep` is None where nothing is prepared.
+        baseline: name of a variant.
+        seeds: of every variant.
+        metric: a registered scalar metric.
+        variants: in the order of the file.
+    """
+
+    name: str
+    text: str
+    train: str
+    prep: str | None
+    baseline: str
+    seeds: tuple[int, ...]
+    metric: str
+    variants: tuple[Variant, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run: a variant with a seed.
+
+    Attributes:
+        variant: its name.
+        seed: of the run.
+        folder: relative to the sweep's: `runs/<variant>/seed<seed>`.
+        config: of the training, the data's folder left open.
+        prep: of the preparation; None where the dataset is given.
+    """
+
+    variant: str
+    seed: int
+    folder: Path
+    config: ml_collections.ConfigDict
+    prep: ml_collections.ConfigDict | None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.variant}, seed {self.seed}"
+
+
+def load_sweep(path: str) -> Sweep:
+    """Reads a sweep file.
+
+    Raises:
+        UserError: no such file, it does not run, or what it says does not fit together.
+    """
+    file = configs.find(path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is no Python file; a sweep file has a function variants()")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        pairs = [(str(name), dict(overrides)) for name, overrides in module.variants()]
+    except UserError:
+        raise
+    except Exception as error:  # it is the user's program
+        raise UserError(
+            f"{file}: the sweep does not run: {type(error).__name__}: {' '.join(str(error).split())}; it needs TRAIN, "
+            "BASELINE and a function variants() that yields (name, overrides)"
+        ) from error
+    values = vars(module)
+    sweep = Sweep(
+        name=file.stem,
+        text=(module.__doc__ or "").strip(),
+        train=values.get("TRAIN", ""),
+        prep=values.get("PREP"),
+        baseline=values.get("BASELINE", ""),
+        seeds=tuple(values.get("SEEDS", (0,))),
+        metric=values.get("METRIC", "balanced_accuracy"),
+        variants=tuple(_variant(name, overrides) for name, overrides in pairs),
+    )
+    _check(sweep, file)
+    return sweep
+
+
+def _variant(name: str, overrides: Mapping[str, Any]) -> Variant:
+    prep = {
+        key.removeprefix(PREP_PREFIX): value
+        for key, value in overrides.items()
+        if key.startswith(PREP_PREFIX)
+    }
+    return Variant(name, {k: v for k, v in overrides.items() if not k.startswith(PREP_PREFIX)}, prep)
+
+
+def _check(sweep: Sweep, file: Path) -> None:
+    names = [variant.name for variant in sweep.variants]
+    if len(set(names)) < len(names) or not names:
+        raise UserError(f"{file}: variants() must yield at least one variant, each with a name of its own")
+    for name in names:
+        if not _NAME.fullmatch(name) or name.strip(". ") != name:
+            raise UserError(f"{file}: a variant's name is also its folder's: {name!r} has other characters")
+    if sweep.baseline not in names:
+        raise UserError(f"{file}: BASELINE={sweep.baseline!r} is none of the variants {', '.join(names)}")
+    if not sweep.train:
+        raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
+    if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
+        raise UserError(f"{file}: SEEDS={sweep.seeds} must be different whole numbers")
+    if sweep.prep is None and any(variant.prep for variant in sweep.variants):
+        raise UserError(f"{file}: a variant sets a key of the preparation; name its config with PREP")
+    scalar(sweep.metric)
+
+
+def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = None) -> list[Planned]:
+    """All runs of a sweep, every one of whose configs loads.
+
+    Args:
+        sweep: as read.
+        overrides: `--config.key=value` for the training config of every run; the variants come after them.
+        prepared: a dataset for all runs, in place of preparing.
+
+    Raises:
+        UserError: an override names no key or a value that does not fit.
+    """
+    runs = []
+    for variant in sweep.variants:
+        prep = None
+        if prepared is None:
+            if sweep.prep is None:
+                raise UserError(f"sweep {sweep.name} prepares nothing: give the dataset with --data_dir")
+            prep = _with(configs.load(sweep.prep), variant.prep)
+        elif variant.prep:
+            raise UserError(
+                f"sweep {sweep.name}: variant {variant.name!r} needs a preparation of its own; give --source, "
+                "not --data_dir"
+            )
+        for seed in sweep.seeds:
+            config = _with(configs.load(sweep.train, overrides), {**variant.train, "seed": seed})
+            if prepared is not None:
+                config.data.dir = prepared
+            folder = Path("runs") / variant.name / f"seed{seed}"
+            runs.append(Planned(variant.name, seed, folder, config, prep))
+    return runs
+
+
+def _with(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    for key, value in values.items():
+        configs.set_value(config, key, value)
+    return config
+
+
+def preparation_folder(prep: ml_collections.ConfigDict) -> Path:
+    """Where a sweep keeps a preparation: by what it is, so that runs that have the same share it."""
+    plain = {key: value for key, value in prep.to_dict().items() if key not in ("workers", "overwrite")}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return Path("prepared") / digest[:16]
