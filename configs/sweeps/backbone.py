@@ -5,6 +5,8 @@
 The weights are fetched; without a network name those that are at hand in a sweep file of your own.
 """
 
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -12,7 +14,7 @@ METRIC = "balanced_accuracy"
 BASELINE = "resnet50"
 
 
-def variants():
+def variants() -> Variants:
     for name in (
         "resnet50",
         "resnet18",

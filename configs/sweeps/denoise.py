@@ -6,6 +6,8 @@ Each variant prepares the radiographs anew and trains on the result; splits are 
 the denoiser.
 """
 
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -13,7 +15,7 @@ METRIC = "balanced_accuracy"
 BASELINE = "none"
 
 
-def variants():
+def variants() -> Variants:
     yield "none", {"prep.denoise.name": "none"}
     yield "bm3d fast", {"prep.denoise.profile": "fast"}
     yield "bm3d np", {"prep.denoise.profile": "np"}

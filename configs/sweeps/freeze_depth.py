@@ -5,6 +5,10 @@
 The paper freezes "the early layers" without saying which; `stage3+` is our reading of it, and the baseline here.
 """
 
+from typing import Any
+
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -12,11 +16,11 @@ METRIC = "balanced_accuracy"
 BASELINE = "stage3+"
 
 
-def variants():
+def variants() -> Variants:
     for preset in ("head", "stage4", "stage3+", "stage2+", "all"):
         yield preset, {"preset": preset}
     # From the head backwards, each stage ten steps later and at half the rate.
-    groups = [{"name": "head", "pattern": "head/.*"}]
+    groups: list[dict[str, Any]] = [{"name": "head", "pattern": "head/.*"}]
     for later, stage in enumerate(("stage4", "stage3", "stage2"), start=1):
         thaw = {"unfreeze_step": 10 * later, "lr_factor": 0.5**later}
         groups.append({"name": stage, "pattern": f"{stage}/.*", **thaw})

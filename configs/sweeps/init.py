@@ -5,6 +5,8 @@
 Random weights learn nothing behind frozen layers, so all layers learn in both.
 """
 
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -12,6 +14,6 @@ METRIC = "balanced_accuracy"
 BASELINE = "imagenet"
 
 
-def variants():
+def variants() -> Variants:
     yield "imagenet", {"init": "imagenet", "preset": "all"}
     yield "random", {"init": "random", "weights": "", "preset": "all"}

@@ -5,6 +5,8 @@
 Choose by validation, not by this table of the test split: a rate chosen there is a result of the test set.
 """
 
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -12,6 +14,6 @@ METRIC = "balanced_accuracy"
 BASELINE = "1e-4"
 
 
-def variants():
+def variants() -> Variants:
     for rate in ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3"):
         yield rate, {"optimizer.learning_rate": float(rate)}

@@ -5,6 +5,8 @@
 The cost of a step grows with the square of the side.
 """
 
+from osteojax.sweep.plan import Variants
+
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
 SEEDS = (0, 1, 2)
@@ -12,6 +14,6 @@ METRIC = "balanced_accuracy"
 BASELINE = "224"
 
 
-def variants():
+def variants() -> Variants:
     for side in (224, 320, 448):
         yield str(side), {"prep.image_size": side}

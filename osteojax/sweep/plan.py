@@ -18,7 +18,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ import ml_collections
 from osteojax import config as configs
 from osteojax.errors import UserError
 from osteojax.metrics.registry import scalar
+
+# What a sweep file's variants() yields: names, and dotted keys with their values.
+Variants = Iterable[tuple[str, Mapping[str, Any]]]
 
 PREP_PREFIX = "prep."
 _NAME = re.compile(r"[\w.+=-][\w.+= -]*")
