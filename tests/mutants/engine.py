@@ -291,7 +291,7 @@ ENGINE: tuple[Mutant, ...] = (
         "osteojax/run/open.py",
         "return present[-1]",
         "return checkpoints.best_step()",
-        ("tests/osteojax/run/test_open.py::test_last_is_the_newest_and_numbers_are_themselves",),
+        ("tests/osteojax/run/test_open.py::test_last_is_not_the_best_where_nothing_got_better",),
     ),
     Mutant(
         "a 90 % interval",
@@ -326,13 +326,6 @@ ENGINE: tuple[Mutant, ...] = (
         "osteojax/models/network.py",
         "module.use_running_average = not any(",
         "module.use_running_average = not any(True or ",
-        ("tests/osteojax/train/test_loop.py::test_frozen_values_do_not_change_by_a_bit_in_fifty_steps",),
-    ),
-    Mutant(
-        "frozen parameters are added to",
-        "osteojax/train/step.py",
-        "params = frozen | {path: p + updates[path] for path, p in learned.items()}",
-        "params = {path: p + updates[path] for path, p in state.params.items()}",
         ("tests/osteojax/train/test_loop.py::test_frozen_values_do_not_change_by_a_bit_in_fifty_steps",),
     ),
     Mutant(

@@ -75,7 +75,7 @@ def test_a_widening_layer_in_bfloat16_is_the_float32_one_to_bfloat16_tolerance()
             return jnp.mean(jnp.sin(z + target)), (z, layer.norm.mean[...], layer.norm.var[...])
 
         (_, values), (gradient, dx) = jax.value_and_grad(loss, (0, 1), has_aux=True)(state, x)
-        parameters = gradient.filter(nnx.Param)
+        parameters = nnx.filter_state(gradient, nnx.Param)
         return values, jax.tree.leaves(parameters), dx
 
     # A bfloat16 number has 8 bits: 0.4 % of its size.

@@ -57,6 +57,13 @@ def test_last_is_the_newest_and_numbers_are_themselves(trained):
     assert open_run(trained, 3).step == 3 and open_run(trained, "3").best_step == open_run(trained).step
 
 
+def test_last_is_not_the_best_where_nothing_got_better(quick, tmp_path):
+    quick.preset = "head"
+    quick.optimizer.learning_rate = 0.0
+    train(quick, tmp_path)
+    assert open_run(tmp_path, "last").step == 6 and open_run(tmp_path, "best").step == 3
+
+
 def test_a_damaged_best_is_told_and_not_replaced_in_silence(copy):
     best = open_run(copy).step
     (copy / "checkpoints" / str(best) / "record" / "metadata").write_text("{")

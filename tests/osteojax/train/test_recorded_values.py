@@ -1,5 +1,6 @@
 """One train step and what a run records, against plain numpy and optax."""
 
+import dataclasses
 import json
 import shutil
 
@@ -127,6 +128,16 @@ def test_the_clip_is_by_the_norm_over_all_groups(one_step):
         np.testing.assert_allclose(
             step, -0.05 * factor * g * 0.05 / total, rtol=2e-2, atol=1.2e-7, err_msg=path
         )
+
+
+def test_a_frozen_negative_zero_keeps_its_sign(one_step):
+    """-0.0 + 0.0 is 0.0: frozen values are passed on, not added to."""
+    recipe, state, batch, *_ = one_step
+    path = next(path for path, group in recipe.labels.items() if group == "rest" and path.endswith("kernel"))
+    params = {**state.params, path: jnp.full_like(state.params[path], -0.0)}
+    before = dataclasses.replace(state, params=params)
+    after, _ = jax.jit(make_train_step(recipe, 2))(before, batch)
+    assert np.signbit(after.params[path]).all()
 
 
 @pytest.mark.parametrize(
