@@ -41,21 +41,21 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.train.loop import Preempted, train
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
-    cluster.start(
+    with cluster.joined(
         arguments.distributed,
         coordinator=arguments.coordinator,
         processes=arguments.processes,
         process_id=arguments.process_id,
         timeout=arguments.timeout,
-    )
-    try:
-        train(
-            config.load(arguments.config, overrides),
-            arguments.workdir,
-            force=arguments.force,
-            profile=arguments.profile,
-        )
-    except Preempted as stop:
-        print(f"osteojax train: {stop}", file=sys.stderr)
-        return EXIT_PREEMPTED
+    ):
+        try:
+            train(
+                config.load(arguments.config, overrides),
+                arguments.workdir,
+                force=arguments.force,
+                profile=arguments.profile,
+            )
+        except Preempted as stop:
+            print(f"osteojax train: {stop}", file=sys.stderr)
+            return EXIT_PREEMPTED
     return 0

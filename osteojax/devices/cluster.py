@@ -5,10 +5,12 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 
 import jax
 from jax._src.clusters import ClusterEnv  # public only through jax.distributed.initialize
 
+from osteojax.devices.watch import Watch
 from osteojax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,15 +34,16 @@ def recognised() -> str | None:
     return None
 
 
-def start(
+@contextlib.contextmanager
+def joined(
     mode: str = "auto",
     *,
     coordinator: str | None = None,
     processes: int | None = None,
     process_id: int | None = None,
     timeout: int = 300,
-) -> None:
-    """Joins the other processes of the run.
+) -> Iterator[None]:
+    """Context: this process is one of several, and ends within seconds if another is gone (`osteojax.devices.watch`).
 
     Args:
         mode: "auto" (only on a recognised cluster, or if a coordinator is given), "on", or "off".
@@ -56,6 +59,7 @@ def start(
         raise UserError(f"--distributed={mode} is not one of auto, on, off")
     cluster = recognised()
     if mode == "off" or (mode == "auto" and coordinator is None and cluster is None):
+        yield
         return
     explicit = (coordinator, processes, process_id)
     if any(value is not None for value in explicit) and any(value is None for value in explicit):
@@ -68,13 +72,19 @@ def start(
             None, None, None, None, None, timeout
         )
     assert coordinator is not None and processes is not None and process_id is not None
-    roll_call(coordinator, processes, process_id, timeout)
-    jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
-    log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)
+    watch = Watch(roll_call(coordinator, processes, process_id, timeout), relay=process_id == 0)
+    try:
+        jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
+        log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)
+        yield
+    except BaseException:
+        watch.leave(failed=True)
+        raise
+    watch.leave()
 
 
-def roll_call(coordinator: str, processes: int, process_id: int, timeout: float) -> None:
-    """Returns when all processes are there.
+def roll_call(coordinator: str, processes: int, process_id: int, timeout: float) -> dict[str, socket.socket]:
+    """Returns when all processes are there, with the open lines to them: of process 0 to all others, of these to it.
 
     `jax.distributed` waits for all as well, but where one does not come it aborts every process with a stack trace
     that names none. So process 0 first listens on the coordinator's address itself: each of the others calls in
@@ -93,12 +103,11 @@ def roll_call(coordinator: str, processes: int, process_id: int, timeout: float)
     if not host or not port.isdigit():
         raise UserError(f"--coordinator={coordinator} is not host:port")
     if process_id == 0:
-        _listen(int(port), processes, time.monotonic() + timeout)
-    else:
-        _call_in(host, int(port), process_id, time.monotonic() + timeout)
+        return _listen(int(port), processes, time.monotonic() + timeout)
+    return {f"process 0 at {coordinator}": _call_in(host, int(port), process_id, time.monotonic() + timeout)}
 
 
-def _listen(port: int, processes: int, deadline: float) -> None:
+def _listen(port: int, processes: int, deadline: float) -> dict[str, socket.socket]:
     present: dict[int, str] = {0: socket.gethostname()}
     with contextlib.ExitStack() as stack:
         try:
@@ -107,7 +116,7 @@ def _listen(port: int, processes: int, deadline: float) -> None:
             raise UserError(
                 f"port {port} of the coordinator cannot be used: {error.strerror}; choose another"
             ) from error
-        callers = []
+        callers: dict[int, socket.socket] = {}
         while len(present) < processes:
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
@@ -123,22 +132,24 @@ def _listen(port: int, processes: int, deadline: float) -> None:
                 number, _, name = caller.recv(300).decode().strip().partition(" ")
                 if int(number) in range(1, processes):
                     present[int(number)] = name
-                    callers.append(caller)
-        for caller in callers:
+                    callers[int(number)] = caller
+        for caller in callers.values():
             with contextlib.suppress(OSError):
                 caller.sendall(b"go")
+        server.close()  # jax.distributed listens on this port next
+        stack.pop_all()  # the lines stay open
+    return {f"process {i} on {present[i]}": caller for i, caller in callers.items()}
 
 
-def _call_in(host: str, port: int, process_id: int, deadline: float) -> None:
+def _call_in(host: str, port: int, process_id: int, deadline: float) -> socket.socket:
     while time.monotonic() < deadline:
-        try:
-            with socket.create_connection((host, port), timeout=5) as line:
-                line.sendall(f"{process_id} {socket.gethostname()}\n".encode())
-                line.settimeout(max(deadline - time.monotonic(), 0.001))
-                if line.recv(2) == b"go":
-                    return
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            line = stack.enter_context(socket.create_connection((host, port), timeout=5))
+            line.sendall(f"{process_id} {socket.gethostname()}\n".encode())
+            line.settimeout(max(deadline - time.monotonic(), 0.001))
+            if line.recv(2) == b"go":
+                stack.pop_all()  # the line stays open
+                return line
         time.sleep(0.2)
     raise UserError(
         f"no answer from process 0 at {host}:{port} in time, or not all processes came; see its log"

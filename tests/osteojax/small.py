@@ -105,6 +105,18 @@ if __name__ == "__main__":
     from osteojax.cli.main import main
     from osteojax.run import workdir
 
+    if "OSTEOJAX_TEST_FAIL_AT" in os.environ:
+        from osteojax.train import loop
+
+        original, calls = loop.to_devices, iter(range(10**6))
+
+        def failing(batch, sharding):
+            if "label" in batch and next(calls) == int(os.environ["OSTEOJAX_TEST_FAIL_AT"]):
+                raise RuntimeError("told to")
+            return original(batch, sharding)
+
+        loop.to_devices = failing
+
     workdir._SECONDS_TO_APPEAR = float(os.environ.get("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "30"))
 
     main()

@@ -48,9 +48,11 @@ def test_a_cluster_is_recognised_only_where_there_are_several_tasks(monkeypatch,
 
 def test_a_single_process_starts_nothing(monkeypatch):
     monkeypatch.setattr(cluster.jax.distributed, "initialize", lambda *a, **k: pytest.fail("started"))
-    cluster.start("auto")
+    with cluster.joined("auto"):
+        pass
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0,t1")
-    cluster.start("off")
+    with cluster.joined("off"):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,8 @@ def test_a_single_process_starts_nothing(monkeypatch):
     ],
 )
 def test_half_a_description_is_a_clear_error(arguments, message):
-    with pytest.raises(UserError, match=message):
-        cluster.start(**arguments)
+    with pytest.raises(UserError, match=message), cluster.joined(**arguments):
+        pass
 
 
 def call(port, processes, present, timeout):
@@ -73,8 +75,10 @@ def call(port, processes, present, timeout):
 
     def member(i):
         try:
-            cluster.roll_call(f"127.0.0.1:{port}", processes, i, timeout)
+            lines = cluster.roll_call(f"127.0.0.1:{port}", processes, i, timeout)
             outcome[i] = None
+            for line in lines.values():
+                line.close()
         except UserError as error:
             outcome[i] = str(error)
 

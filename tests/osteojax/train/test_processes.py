@@ -1,13 +1,16 @@
 """What several processes must find alike is one clear line of all of them, and soon."""
 
 import shutil
+import socket
 import subprocess
+import time
 
 import pytest
 import small
-from processes import command, free_port
+from processes import command, free_port, launch, wait_for_step
 
-from osteojax.devices import agreement
+from osteojax.devices import agreement, watch
+from osteojax.devices.watch import EXIT_LOST
 
 
 def outcome(*calls):
@@ -95,3 +98,62 @@ def test_a_workdir_that_is_not_shared_and_uneven_devices(file, tmp_path, monkeyp
 def test_one_process_agrees_with_itself():
     assert agreement.from_first("a") == "a" and agreement.gather_texts("b") == ["b"]
     assert agreement.any_process(True) and not agreement.any_process(False)
+
+
+@pytest.mark.parametrize(
+    "processes, victim",
+    [(2, 1), pytest.param(3, 0, marks=pytest.mark.slow), pytest.param(4, 2, marks=pytest.mark.slow)],
+)
+def test_a_process_that_is_killed_stops_the_others_within_seconds_and_is_named(
+    prepared, tmp_path, processes, victim
+):
+    config = small.quick_config(prepared)
+    config.mesh.data = -1
+    config.epochs, config.log_every = 5000.0, 1
+    file = small.write_config(tmp_path / "config.py", config)
+    started = launch(file, tmp_path / "run", processes, 1)
+    wait_for_step(tmp_path / "run", 2, started[0])
+    started[victim].kill()
+    killed = time.monotonic()
+    for number, process in enumerate(started):
+        _, errors = process.communicate(timeout=60)
+        if number == victim:
+            continue
+        assert process.returncode == EXIT_LOST, errors
+        last = [line for line in errors.splitlines() if line.startswith("osteojax")][-1]
+        assert f"process {victim} " in last and "is gone" in last, errors
+        assert "Traceback" not in errors
+    assert time.monotonic() - killed < 20
+
+
+def test_an_error_of_one_process_alone_stops_the_others(prepared, tmp_path):
+    """It fails where the others wait for it in a collective."""
+    config = small.quick_config(prepared)
+    config.mesh.data = -1
+    config.epochs = 5000.0
+    file = small.write_config(tmp_path / "config.py", config)
+    port = free_port()
+    calls = [member(port, i, file, tmp_path / "run") for i in range(2)]
+    calls[1]["env"]["OSTEOJAX_TEST_FAIL_AT"] = "5"
+    started = [subprocess.Popen(**call, stderr=subprocess.PIPE, text=True) for call in calls]
+    errors = [process.communicate(timeout=90)[1] for process in started]
+    assert started[1].returncode not in (0, EXIT_LOST) and "RuntimeError: told to" in errors[1]
+    assert started[0].returncode == EXIT_LOST and "process 1 on" in errors[0].splitlines()[-1], errors[0]
+
+
+def test_a_silent_process_is_noticed(monkeypatch):
+    """Its host is without power: nothing closes the line."""
+    monkeypatch.setattr(watch, "SECONDS_OF_SILENCE", 1.0)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN", 0.2)
+    stopped = []
+    monkeypatch.setattr(watch.Watch, "_stop", lambda self, reason: (stopped.append(reason), self._over.set()))
+    ours, theirs = socket.socketpair()
+    watching = watch.Watch({"process 1 on h1": ours}, relay=False)
+    for _ in range(10):
+        theirs.send(b".")
+        time.sleep(0.2)
+    assert not stopped
+    time.sleep(1.6)
+    assert stopped and stopped[0].startswith("process 1 on h1 has not been heard of")
+    watching.leave()
+    theirs.close()
