@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/osteojax evaluate --workdir=$(DEMO)/run
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
