@@ -294,6 +294,45 @@ def real(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(SCRIPT.parents[2]))
 
 
+def test_the_command_shows_and_writes_the_comparison(sweep_file, prepared, tmp_path, monkeypatch, capsys):
+    """With predictions that are known: the baseline is always wrong on the last class, the other never."""
+    body = (
+        "if command == 'evaluate':\n"
+        "    out = pathlib.Path(flags['workdir']) / 'eval' / 'test'; out.mkdir(parents=True)\n"
+        "    good = 'all learn' in flags['workdir']\n"
+        "    rows = ['id,patient_id,label,predicted,p_a,p_b,p_c']\n"
+        "    for i in range(30):\n"
+        "        true = i % 3; said = true if good or true < 2 else 0\n"
+        "        p = ['0.9' if c == said else '0.05' for c in range(3)]\n"
+        "        rows.append(','.join([str(i), f'p{i // 2}', 'abc'[true], 'abc'[said], *p]))\n"
+        "    (out / 'predictions.csv').write_text('\\n'.join(rows))\n"
+        "    metrics = {'checkpoint_step': 1, 'per_class': dict.fromkeys('abc')}\n"
+        "    (out / 'metrics.json').write_text(json.dumps(metrics))\n"
+        "    sys.exit(0)\n"
+    )
+    defaults = {**execute.execute.__kwdefaults__, "osteojax": fake_osteojax(tmp_path, body)}
+    monkeypatch.setattr(execute.execute, "__kwdefaults__", defaults)
+    out = tmp_path / "out"
+    words = [
+        "sweep",
+        f"--sweep={write_sweep(sweep_file, VARIANTS)}",
+        f"--out={out}",
+        f"--data_dir={prepared}",
+    ]
+    assert run([*words, "--only", "0", "2"]) == 0 and run(words) == 0
+    printed = capsys.readouterr()
+    assert "balanced accuracy" in printed.out and "+0.333" in printed.out and "finished" in printed.err
+    with (out / "comparison.csv").open() as file:
+        rows = {(row["variant"], row["metric"]): row for row in csv.DictReader(file)}
+    base, other = (rows[name, "balanced_accuracy"] for name in ("base", "all learn"))
+    assert float(base["value"]) == pytest.approx(2 / 3) and float(other["value"]) == 1.0
+    assert float(other["difference"]) == pytest.approx(1 / 3) and float(other["p_holm"]) < 0.01
+    assert base["difference"] == base["p_holm"] == "" and float(other["sd_over_seeds"]) == 0.0
+    assert "| all learn | 2 | 30 | 15 |" in (out / "comparison.md").read_text()
+    assert '<th scope="row">all learn</th>' in (out / "comparison.html").read_text()
+
+
+@pytest.mark.slow
 def test_a_sweep_from_command_to_tables(real, sweep_file, prepared, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = [

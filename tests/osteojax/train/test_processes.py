@@ -58,6 +58,7 @@ def test_a_dataset_that_one_host_lacks_stops_both(file, tmp_path):
     assert all(status == 2 and "process 1: no prepared dataset in" in line for status, line in found), found
 
 
+@pytest.mark.slow
 def test_the_data_may_lie_elsewhere_on_each_host_but_not_be_others(prepared, file, tmp_path):
     shutil.copytree(prepared, tmp_path / "copy")
     port = free_port()
@@ -126,6 +127,7 @@ def test_a_process_that_is_killed_stops_the_others_within_seconds_and_is_named(
     assert time.monotonic() - killed < 20
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_alone_stops_the_others(prepared, tmp_path):
     """It fails where the others wait for it in a collective."""
     config = small.quick_config(prepared)
