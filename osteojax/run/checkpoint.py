@@ -69,6 +69,26 @@ def _ranked(value: float) -> float:
     return -math.inf if math.isnan(value) else value  # NaN last
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager reads the metrics of all checkpoints first, and fails where one is damaged; this one goes on."""
+
+    def metrics(self, step: int) -> Any:
+        try:
+            found = super().metrics(step)
+            if found is None or isinstance(found, dict):
+                return found
+            raise ValueError("they are no JSON object")
+        except ValueError as error:
+            log.warning(
+                "the metrics of checkpoint %d are damaged (%s); its record ranks it", step, _first_line(error)
+            )
+        try:
+            best = json.loads((Path(self.directory) / str(step) / "record" / "metadata").read_text())["best"]
+            return {best["metric"]: best["value"], "step": step} if best["step"] == step else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -83,6 +103,8 @@ class Checkpoints:
         self, directory: Path, *, metric: str | None = None, mode: str = "max", keep: int = 2
     ) -> None:
         self._directory = directory.absolute()
+        if self._directory.exists() and not self._directory.is_dir():
+            raise UserError(f"{self._directory} is a file, not a folder of checkpoints; move it away")
         writing = metric is not None
         sign = 1 if mode == "max" else -1
 
@@ -95,7 +117,7 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 best_fn=rank if writing else None,  # without it Orbax stores no metrics

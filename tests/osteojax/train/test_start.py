@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from osteojax.cli.main import run
 from osteojax.errors import UserError
+from osteojax.evaluate.evaluate import evaluate_run
 from osteojax.run import checkpoint as checkpoint_module
 from osteojax.run.checkpoint import Checkpoints, UnreadableCheckpoint
 from osteojax.run.workdir import hold
@@ -317,6 +318,38 @@ def test_a_record_that_was_changed_is_damage(again, change, caplog):
     train(config, workdir)
     assert "going back" in caplog.text and len(list((workdir / "damaged").iterdir())) == 1
     assert steps_of(workdir) == [3, 6]
+
+
+@pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_damaged_metrics_of_a_checkpoint_lose_nothing(again, step, text):
+    config, workdir = again
+    best = newest(workdir)[1]["best"]["best_step"]
+    (workdir / "checkpoints" / str(step) / "metrics" / "metrics").write_text(text)
+    assert evaluate_run(workdir)["checkpoint_step"] == best
+    config.epochs, config.checkpoint.keep, config.optimizer.learning_rate = 4.0, 1, 0.0
+    train(config, workdir, force=True)
+    record = newest(workdir)[1]
+    assert record["best"]["best_step"] in steps_of(workdir), "the best must outlive the newer ones"
+    assert record["best"]["best_value"] == min(
+        json.loads(line).get("val/cross_entropy", 9.0)
+        for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    )
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "run.json", "config.json"])
+def test_what_stands_in_the_place_of_a_file_or_folder_is_one_sentence(again, capsys, name):
+    config, workdir = again
+    victim = workdir / name
+    if victim.is_dir():
+        shutil.rmtree(victim)
+        victim.write_text("")
+    else:
+        victim.unlink()
+        victim.mkdir()
+    file = small.write_config(workdir.parent / "config.py", config)
+    assert run(["train", f"--config={file}", f"--workdir={workdir}"]) == 2
+    assert str(victim) in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_a_damaged_run_json_is_kept_aside(again, caplog):
