@@ -17,6 +17,7 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.models import resnet
+from osteojax.models.layers.pool import max_pool
 from osteojax.weights import layouts
 from tests.goldens import seeded
 
@@ -77,7 +78,7 @@ def block_outputs(model, x, mask=None):
         if getattr(module, "final", None) is not None:
             h = outputs[f"{part}/final"] = module.final(h, mask)
         if hasattr(module, "convs"):
-            h = models.pool.max_pool(h, 2, 2)
+            h = max_pool(h, 2, 2)
         elif not hasattr(module, "blocks"):
             h = outputs[part] = module(h, mask)
     return outputs
