@@ -75,12 +75,24 @@ def joined(
     watch = Watch(roll_call(coordinator, processes, process_id, timeout), relay=process_id == 0)
     try:
         jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=timeout)
+        _speak_as(process_id)
         log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)
         yield
     except BaseException:
         watch.leave(failed=True)
         raise
     watch.leave()
+
+
+def _speak_as(process_id: int) -> None:
+    """Every line says whose it is; only the first process tells what goes well."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s %(levelname).1s process {process_id}: %(message)s", "%H:%M:%S")
+        )
+    if process_id:
+        for package in ("osteojax", "data_prep"):
+            logging.getLogger(package).setLevel(logging.WARNING)
 
 
 def roll_call(coordinator: str, processes: int, process_id: int, timeout: float) -> dict[str, socket.socket]:

@@ -159,19 +159,24 @@ def train(
                 writer.timing(step, facts)
                 clock.restart()
             if profile and step == first_step + 10:
-                jax.profiler.start_trace(str(workdir / "profile"))
-            state, metrics = train_step(state, batch)
+                with clock.paused():
+                    jax.profiler.start_trace(str(profile_folder(workdir)))
+            with clock.synchronising():  # where the queue of the device is full, the call waits for it
+                state, metrics = train_step(state, batch)
             pending.append(metrics)
             step += 1
             if profile and step == first_step + 15:
-                jax.block_until_ready(state)
-                jax.profiler.stop_trace()
+                with clock.synchronising():
+                    jax.block_until_ready(state)
+                with clock.paused():
+                    jax.profiler.stop_trace()
 
             evaluating = validation if step % eval_every == 0 or step == total_steps else None
             preempted = stop_requested(step)
             saving = evaluating is not None or preempted or step % save_every == 0 or step == total_steps
             if saving or len(pending) >= experiment.log_every:
-                pending = [to_floats(m) for m in pending]
+                with clock.synchronising():
+                    pending = [to_floats(m) for m in pending]
                 check_finite(pending, step, workdir)
 
             result = None
@@ -205,6 +210,12 @@ def _with_fingerprint(
     config: ml_collections.ConfigDict, dataset: PreparedDataset
 ) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(config.to_dict() | {"dataset_fingerprint": dataset.fingerprint})
+
+
+def profile_folder(workdir: Path) -> Path:
+    """Where this process writes its trace: hosts of one name would overwrite each other's."""
+    folder = workdir / "profile"
+    return folder if jax.process_count() == 1 else folder / f"process{jax.process_index()}"
 
 
 def print_groups(recipe: Recipe, params: dict[str, Any]) -> None:

@@ -105,6 +105,25 @@ if __name__ == "__main__":
     from osteojax.cli.main import main
     from osteojax.run import workdir
 
+    if "OSTEOJAX_TEST_SECONDS_A_BATCH" in os.environ:
+        import time
+
+        from osteojax.train import loop
+
+        class Slow:
+            def __init__(self, iterator):
+                self._iterator = iterator
+
+            def __next__(self):
+                time.sleep(float(os.environ["OSTEOJAX_TEST_SECONDS_A_BATCH"]))
+                return next(self._iterator)
+
+            def __getattr__(self, name):
+                return getattr(self._iterator, name)
+
+        quick_iterator = loop.train_iterator
+        loop.train_iterator = lambda *arguments, **keywords: Slow(quick_iterator(*arguments, **keywords))
+
     if "OSTEOJAX_TEST_FAIL_AT" in os.environ:
         from osteojax.train import loop
 

@@ -1,5 +1,6 @@
 """What several processes must find alike is one clear line of all of them, and soon."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -159,3 +160,24 @@ def test_a_silent_process_is_noticed(monkeypatch):
     assert stopped and stopped[0].startswith("process 1 on h1 has not been heard of")
     watching.leave()
     theirs.close()
+
+
+@pytest.mark.slow
+def test_two_processes_tell_who_is_slow_and_only_the_first_talks(prepared, tmp_path):
+    config = small.quick_config(prepared)
+    config.mesh.data, config.epochs, config.log_every = -1, 6.0, 3
+    config.eval.every_steps = 18
+    file = small.write_config(tmp_path / "config.py", config)
+    port = free_port()
+    calls = [member(port, i, file, tmp_path / "run", "--profile") for i in range(2)]
+    calls[1]["env"]["OSTEOJAX_TEST_SECONDS_A_BATCH"] = "0.3"
+    started = [subprocess.Popen(**call, stderr=subprocess.PIPE, text=True) for call in calls]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    lines = [json.loads(line) for line in (tmp_path / "run" / "timing.jsonl").read_text().splitlines()]
+    laps = [line for line in lines if "slowest_process" in line][1:]
+    assert laps and all(lap["slowest_process"] == 1 for lap in laps)
+    assert all(lap["data_wait_seconds/process1"] > 0.2 > lap["data_wait_seconds/process0"] for lap in laps)
+    assert "process 0: finished at step 18" in said[0]
+    assert "step" not in said[1] and "parameter groups" not in said[1]
+    assert {path.name for path in (tmp_path / "run" / "profile").iterdir()} == {"process0", "process1"}
