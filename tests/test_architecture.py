@@ -8,7 +8,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-GROUND = {"osteojax.errors", "osteojax.files", "osteojax.registry", "osteojax.progress", "osteojax.config"}
+GROUND = {
+    "osteojax.errors",
+    "osteojax.files",
+    "osteojax.storage",
+    "osteojax.registry",
+    "osteojax.progress",
+    "osteojax.config",
+}
 
 # From the bottom up; what stands in one line may not import its neighbours' floor, only those above it in this list.
 FLOORS = {

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from osteojax.cli import flags
 
@@ -13,13 +12,17 @@ SUMMARY = "Look for duplicates, contradictory labels and shortcuts."
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     flags.add_source(parser)
-    parser.add_argument("--out", required=True, type=Path, help="directory for manifest.csv and audit.json")
+    parser.add_argument(
+        "--out", required=True, type=flags.place, help="directory for manifest.csv and audit.json"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     from data_prep.prepare import audit_source
-    from osteojax import config
+    from osteojax import config, storage
 
-    audit_source(arguments.source, arguments.out, config.load(arguments.config, overrides))
+    settings = config.load(arguments.config, overrides)
+    with storage.output(arguments.out, overwrite=bool(settings.overwrite)) as out:
+        audit_source(storage.localise_source(arguments.source), out, settings)
     return 0

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from osteojax.cli import flags
 
@@ -19,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=flags.place,
         help="folder to write to; by default WORKDIR/eval/SPLIT, with @step-N and @data-FINGERPRINT in its name where "
         "it is not the best checkpoint on the run's own data",
     )
@@ -27,16 +26,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
+    from osteojax import storage
     from osteojax.devices import host_memory
     from osteojax.evaluate.evaluate import evaluate_run, print_scores
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
-    metrics = evaluate_run(
-        arguments.workdir,
-        split=arguments.split,
-        step=arguments.step,
-        data_dir=arguments.data_dir,
-        out=arguments.out,
-    )
+    with (
+        storage.workdir(arguments.workdir, create=False) as workdir,
+        storage.output(arguments.out, overwrite=True) as out,
+    ):
+        metrics = evaluate_run(
+            workdir, split=arguments.split, step=arguments.step, data_dir=arguments.data_dir, out=out
+        )
     print_scores(metrics, to=sys.stdout)
     return 0

@@ -3,6 +3,13 @@
 import argparse
 from pathlib import Path
 
+from osteojax import storage
+
+
+def place(text: str) -> Path | str:
+    """A local path, or an address on an object store as it is."""
+    return text if storage.is_remote(text) else Path(text)
+
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """`--source` and `--config` of what reads labelled radiographs."""
@@ -25,4 +32,6 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 
 def add_workdir(parser: argparse.ArgumentParser) -> None:
     """`--workdir`."""
-    parser.add_argument("--workdir", required=True, type=Path, help="directory of the run")
+    parser.add_argument(
+        "--workdir", required=True, type=place, help="directory of the run, local or gs://, s3://"
+    )

@@ -36,7 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    from osteojax import config
+    from osteojax import config, storage
     from osteojax.devices import cluster, host_memory
     from osteojax.train.loop import Preempted, train
 
@@ -49,12 +49,13 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         timeout=arguments.timeout,
     ):
         try:
-            train(
-                config.load(arguments.config, overrides),
-                arguments.workdir,
-                force=arguments.force,
-                profile=arguments.profile,
-            )
+            with storage.workdir(arguments.workdir) as workdir:
+                train(
+                    config.load(arguments.config, overrides),
+                    workdir,
+                    force=arguments.force,
+                    profile=arguments.profile,
+                )
         except Preempted as stop:
             print(f"osteojax train: {stop}", file=sys.stderr)
             return EXIT_PREEMPTED

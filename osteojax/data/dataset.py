@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from osteojax import storage
 from osteojax.errors import UserError
 
 Example = dict[str, Any]
@@ -71,7 +72,7 @@ class PreparedDataset:
 
     @classmethod
     def open(cls, directory: str | Path) -> "PreparedDataset":
-        """Opens a prepared dataset.
+        """Opens a prepared dataset, through this host's copy where it lies on an object store.
 
         Raises:
             UserError: there is none, it was not written by `osteojax prep`, or it is damaged.
@@ -81,7 +82,7 @@ class PreparedDataset:
                 "no prepared dataset in data.dir, which is empty; name a folder of `osteojax prep` with "
                 "--config.data.dir=FOLDER"
             )
-        directory = Path(directory)
+        directory = storage.localise(directory)
         if not (directory / "dataset_info.json").is_file():
             raise UserError(
                 f"no prepared dataset in {directory}; make one with: osteojax prep --source=S --out={directory}"

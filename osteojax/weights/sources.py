@@ -7,6 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path
 
+from osteojax import storage
 from osteojax.errors import UserError
 from osteojax.models.registry import Architecture
 from osteojax.weights.download import fetch
@@ -42,7 +43,7 @@ def locate(source: str | Path, entry: Architecture) -> Located:
     """The file that a source names, fetched if need be.
 
     Args:
-        source: a path; "imagenet" (or the architecture's own name): the registry's default weights;
+        source: a path, or gs://... or s3://...; "imagenet" (or the architecture's own name): the registry's default weights;
             "pip:<name>": weights that an installed Python package carries; "https://...#sha256=<hex>": any
             published file (torchvision's carry the hash in their name and need no suffix).
         entry: the architecture.
@@ -64,7 +65,7 @@ def locate(source: str | Path, entry: Architecture) -> Located:
     if re.match(r"https?://", text):
         url, sha256 = _split_hash(text)
         return Located(fetch(url, sha256), url)
-    path = Path(source)
+    path = storage.localise(source)
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such weights file; 'imagenet' stands for {entry.name}'s published weights"
