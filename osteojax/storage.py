@@ -1,8 +1,8 @@
 """Folders on object stores, `gs://` and `s3://`: read through a local copy, published whole or not at all.
 
-An object store has no rename. What makes a folder there is one object, its listing: name -> object, size and SHA-256 of
-every file. Objects are written first and the listing last, in one put; what no listing names does not exist. A file that
-changed is written as a new object, so that the earlier listing stays true until the moment it is replaced.
+An object store has no rename. What makes a folder there is one object, its listing: name -> object, size and SHA-256
+of every file. Objects are written first and the listing last, in one put; what no listing names does not exist. A file
+that changed is written as a new object, so that the earlier listing stays true until the moment it is replaced.
 
 The store is TensorStore's own driver of each, which Orbax brings along: no further package, the vendor's usual
 credentials, and puts that are conditional.
@@ -100,29 +100,26 @@ class Store:
         if key:
             check_name(key, url)
         self.url, self.key = f"{scheme}://{bucket}/{key}".rstrip("/"), key
-        spec: dict[str, Any] = {"driver": "gcs" if scheme == "gs" else "s3", "bucket": bucket, "path": ""}
         # TensorStore repeats a request too; one that fails there has failed a few times already.
         limits = {"max_retries": 4, "initial_delay": "200ms", "max_delay": "2s"}
         context = ts.Context({"gcs_request_retries": limits, "s3_request_retries": limits})
-        if scheme == "s3" and (
-            endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        ):
-            spec |= {"endpoint": endpoint, "aws_region": os.environ.get("AWS_REGION") or "us-east-1"}
-        self._kv = self._retried("opened", lambda: ts.KvStore.open(spec, context=context))
+        self._kv = self._retried("opened", lambda: ts.KvStore.open(_spec(scheme, bucket), context=context))
 
     def read(self, name: str) -> bytes | None:
         """The object's content; None where there is none."""
         return self.read_with_generation(name)[0]
 
-    def read_with_generation(self, name: str) -> tuple[bytes | None, bytes]:
-        """Likewise, and what a conditional put must name."""
-        found = self._retried(f"read ({name})", lambda: self._kv.read(self._key(name)))
+    def read_with_generation(self, name: str, *, unless: bytes | None = None) -> tuple[bytes | None, bytes]:
+        """Likewise, and its generation, which a conditional put names; no content where that is `unless`."""
+        found = self._retried(
+            f"read ({name})", lambda: self._kv.read(self._key(name), if_not_equal=_known(unless))
+        )
         return (found.value if found.state == "value" else None), found.stamp.generation
 
     def write(self, name: str, content: bytes | None, *, if_equal: bytes | None = None) -> bool:
         """Puts an object, whole or not at all, or deletes it (None); False where `if_equal` is not what is there."""
         stamp = self._retried(
-            f"written ({name})", lambda: self._kv.write(self._key(name), content, if_equal=if_equal)
+            f"written ({name})", lambda: self._kv.write(self._key(name), content, if_equal=_known(if_equal))
         )
         return bool(stamp.generation)
 
@@ -159,15 +156,25 @@ class Store:
                 pause = min(2 * pause, 10.0)
 
 
+def _spec(scheme: str, bucket: str) -> dict[str, Any]:
+    """What TensorStore calls the bucket."""
+    if scheme == "gs":
+        return {"driver": "gcs", "bucket": bucket}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        return {"driver": "s3", "bucket": bucket}
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return {"driver": "s3", "bucket": bucket, "endpoint": endpoint, "aws_region": region}
+
+
+def _known(generation: bytes | None) -> bytes | None:
+    """A generation to compare with; None where the server told none, as emulators do."""
+    return generation if generation and generation.strip(b"\0") else None
+
+
 def _lasting(told: str) -> str | None:
     """What the user has to mend, where trying again is of no use."""
-    if (
-        "NoSuchBucket" in told
-        or "NOT_FOUND" in told
-        or "HTTP response code: 404" in told
-        or "bucket" in told
-        and "not found" in told
-    ):
+    if any(words in told for words in ("NoSuchBucket", "NOT_FOUND", "404")):
         return "there is no such bucket; make it first, or check the name"
     if any(words in told for words in ("UNAUTHENTICATED", "401", "credentials", "Credentials")):
         return (
@@ -293,7 +300,7 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 
 def localise(place: str | Path) -> Path:
-    """The place itself where it is local; else this host's copy of it, verified, and reused while the store holds the same.
+    """The place itself where it is local; else this host's verified copy, reused while the store holds the same.
 
     Args:
         place: a folder or one file.
@@ -341,12 +348,18 @@ def _bring_unlisted(store: Store, here: Path) -> Path:
     for name in wanted:
         local = store.key.rsplit("/", 1)[-1] if single else name
         check_name(local, store.url)
-        content, generation = store.read_with_generation(name)
-        if content is None:
-            raise UserError(f"{store.url} holds nothing; check the name")
-        if known.get(local) != _sha256(content) or not (folder / local).is_file():
+        earlier = known.get(local) if (folder / local).is_file() else None
+        if earlier and _sha256((folder / local).read_bytes()) != earlier["sha256"]:
+            earlier = None
+        content, generation = store.read_with_generation(
+            name, unless=bytes.fromhex(earlier["generation"]) if earlier else None
+        )
+        if content is not None:
             _write_bytes(folder / local, content)
-        notes_now[local] = _sha256(content)
+            earlier = {"generation": generation.hex(), "sha256": _sha256(content)}
+        elif earlier is None or generation != bytes.fromhex(earlier["generation"]):
+            raise UserError(f"{store.url} holds nothing; check the name")
+        notes_now[local] = earlier
     for name in set(local_names(folder)) - notes_now.keys():
         (folder / name).unlink()
     write_atomically(notes, json.dumps(notes_now))

@@ -43,9 +43,10 @@ def locate(source: str | Path, entry: Architecture) -> Located:
     """The file that a source names, fetched if need be.
 
     Args:
-        source: a path, or gs://... or s3://...; "imagenet" (or the architecture's own name): the registry's default weights;
-            "pip:<name>": weights that an installed Python package carries; "https://...#sha256=<hex>": any
-            published file (torchvision's carry the hash in their name and need no suffix).
+        source: a path; an object at gs:// or s3://; "imagenet" (or the architecture's own name): the registry's
+            default weights; "pip:<name>": weights that an installed Python package carries;
+            "https://...#sha256=<hex>": any published file (torchvision's carry the hash in their name and need no
+            suffix).
         entry: the architecture.
 
     Raises:
