@@ -128,7 +128,8 @@ class Store:
         prefix = f"{self.key}/" if self.key else ""
         within = ts.KvStore.KeyRange(prefix, prefix[:-1] + "0") if prefix else None  # "0" follows "/"
         keys = self._retried("listed", lambda: self._kv.list(within))
-        names = [key.decode("utf-8", "backslashreplace")[len(prefix) :] for key in keys]
+        texts = [key.decode("utf-8", "backslashreplace") for key in keys]
+        names = [text[len(prefix) :] for text in texts if text.startswith(prefix)]  # an emulator may list all
         # A console makes empty objects that end in "/" to show a folder.
         return sorted(n for n in names if n and not n.endswith("/") and not n.startswith(".osteojax/"))
 

@@ -101,7 +101,9 @@ def test_no_name_leads_out_of_its_folder(bucket, name, tmp_path):
         storage.localise(URL)
 
 
-@pytest.mark.parametrize("url", ["gs://", "gs:///x", "s3://B", "gs://bones/../x", "s3://bones/a//b", "gs://bo nes/x"])
+@pytest.mark.parametrize(
+    "url", ["gs://", "gs:///x", "s3://B", "gs://bones/../x", "s3://bones/a//b", "gs://bo nes/x"]
+)
 def test_an_address_that_is_none_is_said_so(bucket, url):
     with pytest.raises(UserError, match="names no bucket|does not stay inside"):
         Store(url)
@@ -182,7 +184,11 @@ def test_a_workdir_follows_its_checkpoints_and_a_lost_copy_is_brought_again(buck
 def test_what_an_outage_kept_back_goes_out_with_the_next_run(bucket, monkeypatch):
     with storage.workdir(URL) as folder:
         written(folder, metrics="1")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="away"), storage.workdir(URL) as folder:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="away"),
+        storage.workdir(URL) as folder,
+    ):
         written(folder, metrics="12")
         patch.setattr(storage, "publish", lambda *_, **__: (_ for _ in ()).throw(UserError("away")))
     with storage.workdir(URL) as folder:
@@ -209,3 +215,167 @@ def test_what_a_server_refuses_is_one_sentence(bucket, told, sentence):
     store._kv = Refusing()
     with pytest.raises(UserError, match=sentence):
         store.read("x")
+
+
+# Real servers, in processes of their own. Where their pins do not fit beside ours (moto's botocore wants an older
+# python-dateutil) they are installed apart, and OSTEOJAX_TEST_SERVERS names that folder (pip install --target FOLDER).
+APART = os.environ.get("OSTEOJAX_TEST_SERVERS", "")
+SERVERS = {
+    "gs": ("gcp_storage_emulator", "from gcp_storage_emulator.server import create_server as c; "
+           "c('127.0.0.1', {port}, in_memory=True, default_bucket='bones').run()"),
+    "s3": ("moto", "from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"),
+}  # fmt: skip
+
+
+class Faulty(http.server.BaseHTTPRequestHandler):
+    """Passes requests on; fails one in ten, and all while the server is `away`."""
+
+    target, count, away = 0, 0, False
+    protocol_version = "HTTP/1.1"
+
+    def pass_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        type(self).count += 1
+        if self.away or self.count % 10 == 0:
+            self.answer(503, {}, b"")
+            return
+        line = http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)
+        line.request(self.command, self.path, body, dict(self.headers))
+        got = line.getresponse()
+        self.answer(got.status, dict(got.getheaders()), got.read())
+
+    def answer(self, status, headers, body):
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = pass_on
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(params=sorted(SERVERS))
+def server(request, tmp_path, monkeypatch):
+    """The address of a bucket on a real server behind a faulty line; yields it and the line's handler."""
+    module, script = SERVERS[request.param]
+    if not (Path(APART, module).is_dir() if APART else find_spec(module)):
+        pytest.skip(
+            f"no {module}: install it, apart where its pins do not fit, and set OSTEOJAX_TEST_SERVERS"
+        )
+    port = processes.free_port()
+    environment = dict(os.environ, PYTHONPATH=APART)
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-c", script.format(port=port)], env=environment, stdout=log, stderr=log
+    )
+    handler = type("Line", (Faulty,), {"target": port})
+    line = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=line.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{line.server_port}"
+    for name, value in {
+        "TENSORSTORE_GCS_HTTP_URL": address, "AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "OSTEOJAX_CACHE": str(tmp_path / "cache"),
+        "OSTEOJAX_STORAGE_SECONDS": "20", "GCE_METADATA_HOST": "127.0.0.1:1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            method = "PUT" if request.param == "s3" else "GET"
+            path = "/bones" if request.param == "s3" else "/storage/v1/b/bones"
+            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method))
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield f"{request.param}://bones", handler
+    line.shutdown()
+    line.server_close()
+    process.kill()
+    process.wait()
+    log.close()
+
+
+def osteojax(*words):
+    done = subprocess.run(
+        [sys.executable, str(small.__file__), *map(str, words)], capture_output=True, text=True,
+        cwd=processes.SCRIPT.parents[2], env=dict(os.environ, PYTHONPATH=str(processes.SCRIPT.parents[2])),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_train_kill_resume_and_evaluate_on_a_bucket_as_on_disk(server, prepared, tmp_path, monkeypatch):
+    url, _ = server
+    with storage.output(f"{url}/data", overwrite=False) as out:
+        storage.shutil.copytree(prepared, out)
+    config = small.quick_config(prepared)
+    config.update(epochs=12.0)
+    config.checkpoint.every_steps = 2
+    file = small.write_config(tmp_path / "config.py", config)
+    data = f"--config.data.dir={url}/data"
+    osteojax("train", f"--config={file}", f"--workdir={tmp_path}/disk")
+    osteojax("evaluate", f"--workdir={tmp_path}/disk")
+
+    call = processes.command(file, f"{url}/run", data)
+    with subprocess.Popen(**call, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while run.poll() is None and (storage.read_listing(Store(f"{url}/run")) is None):
+            time.sleep(0.1)
+        run.send_signal(signal.SIGKILL)
+    assert run.returncode == -signal.SIGKILL
+    cut_off = storage.read_listing(Store(f"{url}/run"))
+    assert any(name.startswith("checkpoints/") for name in cut_off.files)
+    monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "another host"))
+    osteojax("train", f"--config={file}", f"--workdir={url}/run", data)
+    osteojax("evaluate", f"--workdir={url}/run")
+    there, disk = storage.localise(f"{url}/run"), tmp_path / "disk"
+    for name in ("metrics.jsonl", "eval/test/predictions.csv"):
+        assert (there / name).read_bytes() == (disk / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_preparation_on_a_bucket_is_that_on_disk(server, tmp_path):
+    url, _ = server
+    phantom = (
+        "--config=configs/prep/prep_demo.py",
+        "--config.phantom.n_patients=24",
+        "--config.phantom.image_size=(96, 96)",
+        "--config.image_size=32",
+    )
+    osteojax("prep", "--source=phantom", f"--out={tmp_path}/disk", *phantom)
+    with storage.output(f"{url}/raw", overwrite=False) as out:
+        storage.shutil.copytree(tmp_path / "disk" / "phantom", out)
+    osteojax("prep", f"--source={tmp_path}/disk/phantom", f"--out={tmp_path}/again", *phantom)
+    osteojax("prep", f"--source={url}/raw", f"--out={url}/data", *phantom)
+    there, again = storage.localise(f"{url}/data"), tmp_path / "again"
+    shards = sorted(path.name for path in again.glob("*.array_record*"))
+    assert shards
+    for name in (*shards, "manifest.csv"):
+        assert (there / name).read_bytes() == (again / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_server_that_vanishes_is_waited_for_and_then_named(server, tmp_path, monkeypatch):
+    url, line = server
+    with storage.workdir(f"{url}/run") as folder:
+        written(folder, metrics="1")
+    line.away = True
+    threading.Timer(4, lambda: setattr(line, "away", False)).start()
+    assert storage.read_listing(Store(f"{url}/run")) is not None
+    line.away = False
+    monkeypatch.setenv("OSTEOJAX_STORAGE_SECONDS", "3")
+    with pytest.raises(UserError, match="within 3 seconds"), storage.workdir(f"{url}/run") as folder:
+        written(folder, metrics="12")
+        line.away = True
+    line.away = False
+    with storage.workdir(f"{url}/run") as folder:
+        assert texts(folder) == {"metrics": "12"}
+    single = Store(f"{url}/weights.bin")
+    single.write("", b"w")
+    assert storage.localise(f"{url}/weights.bin").read_bytes() == b"w"
