@@ -320,6 +320,10 @@ def localise(place: str | Path) -> Path:
                 log.info("copying %s (%s) to %s", store.url, megabytes(listing.size), folder)
                 bring(folder, store, listing)
             return folder
+        if store.read(_BEGUN) is not None:
+            raise UserError(
+                f"{store.url} holds nothing whole: its publication was cut off; start that command again"
+            )
         return _bring_unlisted(store, here)
 
 
@@ -492,6 +496,7 @@ def mirrored(url: str) -> Iterator[Path]:
             if base.exists():  # what was published is gone: so is the copy
                 shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(exist_ok=True)
+            store.write(_BEGUN, b"{}")
         elif not (base.is_file() and base.read_text() == listing.token):
             log.info("copying %s (%s) to %s", store.url, megabytes(listing.size), folder)
             bring(folder, store, listing)

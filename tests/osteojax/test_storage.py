@@ -105,7 +105,7 @@ def test_no_name_leads_out_of_its_folder(bucket, name, tmp_path):
     "url", ["gs://", "gs:///x", "s3://B", "gs://bones/../x", "s3://bones/a//b", "gs://bo nes/x"]
 )
 def test_an_address_that_is_none_is_said_so(bucket, url):
-    with pytest.raises(UserError, match="names no bucket|does not stay inside"):
+    with pytest.raises(UserError, match=r"names no bucket|does not stay inside"):
         Store(url)
 
 
@@ -130,8 +130,7 @@ def test_two_runs_do_not_share_a_folder(bucket, monkeypatch):
     monkeypatch.setattr(storage, "_LEASE", 1.0)
     monkeypatch.setattr(storage, "_HEARTBEAT", 0.1)
     with storage.leased(Store(URL)), pytest.raises(UserError, match="another run is working"):
-        with storage.leased(Store(URL)):
-            pass
+        storage.leased(Store(URL)).__enter__()
     with storage.leased(Store(URL)):  # it was given back
         pass
 
@@ -152,7 +151,10 @@ def test_a_result_is_whole_or_absent(bucket):
     with pytest.raises(ZeroDivisionError), storage.output(URL, overwrite=False) as out:
         written(out, a="half")
         raise ZeroDivisionError
-    with pytest.raises(UserError):
+    written(bucket / "some/run", a="half sent")
+    with pytest.raises(UserError, match="holds nothing whole"):
+        storage.localise(URL)
+    with pytest.raises(UserError, match="holds no run"):
         storage.workdir(URL, create=False).__enter__()
     with storage.output(URL, overwrite=False) as out:
         assert not out.exists()
