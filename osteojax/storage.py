@@ -553,8 +553,10 @@ def _remove_empty(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def workdir(place: str | Path, *, create: bool = True) -> Iterator[Path]:
+def workdir(place: str | Path, *, create: bool = True, first: bool = True) -> Iterator[Path]:
     """The folder of a run: itself where it is local, else `mirrored`.
+
+    Of the processes of a run only the `first` one publishes; the others see its local folder, on the same host.
 
     Raises:
         UserError: as `mirrored`; there is none on the store, where it is not to be created.
@@ -564,6 +566,9 @@ def workdir(place: str | Path, *, create: bool = True) -> Iterator[Path]:
         return
     if not create and read_listing(Store(str(place))) is None:
         raise UserError(f"{place} holds no run; give the --workdir of a training run")
+    if not first:
+        yield local_folder(Store(str(place)).url) / "workdir"
+        return
     with mirrored(str(place)) as folder:
         yield folder
 

@@ -21,6 +21,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax import config, storage
 
     settings = config.load(arguments.config, overrides)
-    with storage.output(arguments.out, overwrite=bool(settings.overwrite)) as out:
+    with storage.output(arguments.out, overwrite=bool(settings.get("overwrite"))) as out:
         prepare(storage.localise_source(arguments.source), out, settings)
     return 0

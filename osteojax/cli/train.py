@@ -36,6 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
+    import jax
+
     from osteojax import config, storage
     from osteojax.devices import cluster, host_memory
     from osteojax.train.loop import Preempted, train
@@ -49,7 +51,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         timeout=arguments.timeout,
     ):
         try:
-            with storage.workdir(arguments.workdir) as workdir:
+            with storage.workdir(arguments.workdir, first=jax.process_index() == 0) as workdir:
                 train(
                     config.load(arguments.config, overrides),
                     workdir,
