@@ -78,7 +78,9 @@ def joined(
         _speak_as(process_id)
         log.info("process %d of %d on %s", process_id, processes, cluster or coordinator)
         yield
-    except BaseException:
+    except BaseException as error:
+        if not isinstance(error, UserError):
+            watch.linger()  # a collective fails here when another process dies; the watch knows which one
         watch.leave(failed=True)
         raise
     watch.leave()

@@ -21,6 +21,7 @@ EXIT_LOST = 75
 SECONDS_BETWEEN = 2.0
 # A closed line is noticed at once; a host without power only by its silence.
 SECONDS_OF_SILENCE = 30.0
+SECONDS_TO_NOTICE = 3.0
 # What all processes meet together, each ends on its own; what one meets alone ends the others a little later.
 SECONDS_TO_FAIL_ALIKE = 10.0
 _HERE, _GOODBYE, _FAILED, _LOST = b".", b"b", b"f", b"l"
@@ -43,6 +44,10 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
+
+    def linger(self) -> None:
+        """Waits until it would have been noticed that another process is gone; then this one has ended."""
+        self._over.wait(SECONDS_TO_NOTICE)
 
     def leave(self, *, failed: bool = False) -> None:
         """Says goodbye, or that this process has failed, and stops watching."""

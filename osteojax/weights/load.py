@@ -166,7 +166,7 @@ def _best_layout(
     for layout in layouts:
         origins = origins_of(layout, entry.name)
         wanted = {key for origin in origins.values() for key in origin.keys}
-        for prefix in _prefixes(tensors, origins["stem/conv/kernel"].keys[0]):
+        for prefix in _prefixes(tensors, _first(origins).keys[0]):
             named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             candidates.append((len(wanted & named.keys()), layout, origins, named, prefix))
     count, layout, origins, named, prefix = max(candidates, key=lambda candidate: candidate[0])
@@ -179,6 +179,11 @@ def _best_layout(
     if beside:
         log.info("%s: beside %s* there are %s, which are not read", path, prefix, ", ".join(beside[:8]))
     return layout, origins, named
+
+
+def _first(origins: Mapping[str, Origin]) -> Origin:
+    """Of the first convolution, which takes the image."""
+    return next(of for path, of in origins.items() if path.startswith("stem/") and path.endswith("/kernel"))
 
 
 def _prefixes(tensors: Tensors, first: str) -> list[str]:
@@ -213,7 +218,7 @@ def _collect(
         if names
     ]
     if len(problems) == len(misshaped) == 1:
-        _explain_grey(path, tensors, origins["stem/conv/kernel"])
+        _explain_grey(path, tensors, _first(origins))
     if problems:
         raise UserError(f"{path} does not hold {what}: {'; '.join(problems)}")
 

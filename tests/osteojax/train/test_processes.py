@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -121,6 +122,8 @@ def test_a_process_that_is_killed_stops_the_others_within_seconds_and_is_named(
         _, errors = process.communicate(timeout=60)
         if number == victim:
             continue
+        if victim == 0 and process.returncode == -signal.SIGABRT:
+            continue  # without its coordinator JAX may abort before we do
         assert process.returncode == EXIT_LOST, errors
         last = [line for line in errors.splitlines() if line.startswith("osteojax")][-1]
         assert f"process {victim} " in last and "is gone" in last, errors

@@ -1,6 +1,7 @@
 """Weights files as trainers leave them, and files that are none: read where that is right, told what they are else."""
 
 import collections
+import importlib
 import io
 import json
 import random
@@ -16,11 +17,14 @@ from safetensors.numpy import save
 from osteojax import models, weights
 from osteojax.errors import UserError
 from osteojax.models import resnet, vgg
+from osteojax.weights import layouts
 from osteojax.weights.convert import convert
 from osteojax.weights.formats.registry import FORMATS
 from osteojax.weights.formats.registry import read as read_file
 from tests.osteojax.weights import torch_file
 from tests.osteojax.weights.test_weights import assert_holds, expected, foreign
+
+loading = importlib.import_module("osteojax.weights.load")  # the package calls its function by that name
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,19 @@ def test_a_backbone_without_a_head_is_read_and_the_head_stays_new(tmp_path, resn
     convert(tmp_path / "w.npz", "resnet18", tmp_path / "own.safetensors")
     again = weights.load(tmp_path / "own.safetensors", "resnet18")
     assert again.arrays.keys() == file.arrays.keys() and again.provenance == file.provenance
+
+
+@pytest.mark.parametrize("name", [name for name in models.classifiers() if name != "tiny"])
+def test_every_architecture_has_a_first_convolution_to_find_a_prefix_by(name):
+    for layout in models.ARCHITECTURES.get(name).layouts:
+        origins = layouts.origins_of(layout, name)
+        first = loading._first(origins)
+        (key,), (shape,) = first.keys, first.shapes
+        assert 3 in shape and key.endswith("kernel" if layout.keras else "weight")
+        assert loading._prefixes({f"model.{key}": None}, key) == [
+            "",
+            "model.",
+        ]
 
 
 def test_half_a_head_is_an_error(tmp_path, resnet18):
