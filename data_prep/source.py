@@ -6,6 +6,7 @@ vanishes: each is a record, is rejected, or is counted in a warning.
 
 import csv
 import dataclasses
+import errno
 import io
 import os
 import re
@@ -402,7 +403,17 @@ def _outside(real_root: Path, file: str) -> str | None:
     if ".." in file.replace("\\", "/").split("/"):
         return "the path leaves the source folder"
     try:
+        _raise_for_loops(real_root / file)  # from Python 3.13 on resolve() passes over them
         inside = (real_root / file).resolve().is_relative_to(real_root)
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, up to Python 3.12
         return "the path cannot be resolved: too long, or a loop of links"
     return None if inside else "a link that leaves the source folder"
+
+
+def _raise_for_loops(path: Path) -> None:
+    """Raises OSError for a loop of links, and for nothing else."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise
