@@ -14,6 +14,4 @@ if ! gpus=$(nvidia-smi --list-gpus 2>&1); then
     exit 2
 fi
 echo "$(grep -c '^GPU' <<<"$gpus") GPUs" >&2
-# Frames of a preempted driver would otherwise hold most of the memory before the first step.
-export XLA_PYTHON_CLIENT_PREALLOCATE=${XLA_PYTHON_CLIENT_PREALLOCATE:-true}
 exec "$(dirname "$0")/restart.sh" osteojax train "$@"
