@@ -170,6 +170,12 @@ def _best_layout(
             named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             candidates.append((len(wanted & named.keys()), layout, origins, named, prefix))
     count, layout, origins, named, prefix = max(candidates, key=lambda candidate: candidate[0])
+    equal = {other for n, of, _, _, other in candidates if n == count and of is layout} - {prefix}
+    if count and equal:
+        raise UserError(
+            f"{path} holds {len(equal) + 1} networks that fit, {', '.join(sorted({prefix, *equal}))}: "
+            "save the one that is meant in a file of its own"
+        )
     if not count:
         raise UserError(
             f"{path} holds no tensor of {entry.name}; it has {', '.join(list(tensors)[:4])}"

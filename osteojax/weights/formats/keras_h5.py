@@ -19,7 +19,8 @@ def read_keras_h5(path: Path) -> Tensors:
     """
     try:
         with h5py.File(path, "r") as file:
-            root = file.get("model_weights", file)
+            # A link here could lead into any file of this machine.
+            root = _plain(path, file, "model_weights", h5py.Group) if "model_weights" in file.keys() else file  # noqa: SIM118
             if "layer_names" not in root.attrs:
                 raise UserError(
                     f"{path}: no layer names; Keras 3's .weights.h5 numbers its layers: "

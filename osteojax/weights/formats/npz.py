@@ -1,5 +1,6 @@
 """NumPy `.npz` archives of named arrays."""
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from osteojax.errors import UserError
 from osteojax.weights.formats.registry import FORMATS, Format
 from osteojax.weights.formats.tensors import StoredTensor, Tensors
+
+MAX_HEADER_BYTES = 10_000
 
 
 def read_npz(path: Path) -> Tensors:
@@ -36,7 +39,12 @@ def _describe(path: Path, archive: zipfile.ZipFile, name: str) -> StoredTensor:
         }.get(version)
         if read_header is None:
             raise UserError(f"{path}: {name} has the .npy version {version}; weights need 1.0 or 2.0")
-        shape, _, dtype = read_header(file)
+        # The header says its own length, up to 4 GB, and NumPy reads it before it looks at the limit.
+        width = 2 if version == (1, 0) else 4
+        length = file.read(width)
+        if int.from_bytes(length, "little") > MAX_HEADER_BYTES:
+            raise UserError(f"{path}: {name} claims a header of more than {MAX_HEADER_BYTES} bytes; refused")
+        shape, _, dtype = read_header(io.BytesIO(length + file.read(int.from_bytes(length, "little"))))
     if dtype.hasobject:
         raise UserError(f"{path}: {name} holds Python objects, which would have to be unpickled; refused")
 

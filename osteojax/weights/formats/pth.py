@@ -167,8 +167,8 @@ def _read_legacy(path: Path) -> Tensors:
         end = path.stat().st_size
         offsets: dict[str, int] = {}
         sizes: dict[str, int] = {}
-        for key in keys:
-            if key not in storages:
+        for key in _expect(keys, list):
+            if _expect(key, str) not in storages:  # nested tuples would take exponential time to hash
                 raise _RefusedError(f"storage {key!r} belongs to no tensor")
             (count,) = struct.unpack("<q", file.read(8))
             length = count * storages[key].dtype.itemsize

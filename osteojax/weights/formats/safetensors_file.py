@@ -42,7 +42,7 @@ def _read(path: Path, name: str) -> np.ndarray:
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
     """Eight bytes of length, then a JSON object."""
-    return path.suffix == ".safetensors" or head[8:9] == b"{"
+    return head[8:9] == b"{"
 
 
 FORMATS.register("safetensors")(Format("safetensors file", _is_safetensors, read_safetensors))

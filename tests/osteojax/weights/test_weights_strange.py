@@ -4,8 +4,10 @@ import collections
 import importlib
 import io
 import json
+import pickle
 import random
 import struct
+import tracemalloc
 import zipfile
 
 import h5py
@@ -161,7 +163,7 @@ def test_objects_are_never_made_and_never_pass_for_tensors(tmp_path, program, me
         (bytes(range(256)), "no weights file that is read here"),
     ],
 )
-@pytest.mark.parametrize("name", ["w.pth", "w.npz", "w.h5", "w.ckpt"])
+@pytest.mark.parametrize("name", ["w.pth", "w.npz", "w.h5", "w.ckpt", "w.safetensors"])
 def test_what_is_taken_for_weights_by_mistake_is_told(tmp_path, content, message, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -174,6 +176,53 @@ def test_a_file_is_told_by_its_content_not_by_its_name(tmp_path, resnet18):
     assert_holds(weights.load(tmp_path / "w.pth", "resnet18"), resnet.TORCHVISION, "resnet18", resnet18)
     torch_file.write_zip(tmp_path / "w.weights", torch_file.tensors(resnet18))
     assert_holds(weights.load(tmp_path / "w.weights", "resnet18"), resnet.TORCHVISION, "resnet18", resnet18)
+
+
+def test_two_networks_that_fit_are_not_chosen_between(tmp_path, resnet18):
+    np.savez(tmp_path / "w.npz", **named(resnet18, "encoder_q."), **named(resnet18, "encoder_k."))
+    with pytest.raises(UserError, match=r"2 networks that fit, encoder_k\., encoder_q\."):
+        weights.load(tmp_path / "w.npz", "resnet18")
+
+
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        claimed = 100_000_000
+        archive.writestr("a.npy", b"\x93NUMPY\x02\x00" + struct.pack("<I", claimed) + b" " * claimed)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="claims a header of more than"):
+            weights.load(tmp_path / "w.npz", "resnet18")
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_link_at_the_root_of_an_h5_is_not_followed(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other.create_group("g").attrs["layer_names"] = [b"secret_layer"]
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["model_weights"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "g")
+    with pytest.raises(UserError, match="is a link") as refusal:
+        weights.load(tmp_path / "w.h5", "resnet50_v1")
+    assert "secret_layer" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("keys", ["nested", "doubled"])
+def test_storage_keys_that_are_no_text_are_refused_before_they_are_hashed(tmp_path, keys):
+    whole = torch_file.write_legacy(tmp_path / "x.pth", torch_file.tensors(SMALL)).read_bytes()
+    if keys == "nested":
+        hostile = b"\x80\x02](" + b"N" + b"\x85" * 100_000 + b"e."
+    else:  # each tuple holds the one before it twice
+        hostile = (
+            b"\x80\x02](N"
+            + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(40))
+            + b"e."
+        )
+    genuine = pickle.dumps(["0", "1"], 2)
+    assert whole.count(genuine) == 1
+    (tmp_path / "w.pth").write_bytes(whole.replace(genuine, hostile))
+    with pytest.raises(UserError, match="tuple where a state dict has a str"):
+        weights.load(tmp_path / "w.pth", "resnet18")
 
 
 # --- fuzzing ---------------------------------------------------------------------------------------------------------
