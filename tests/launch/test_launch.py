@@ -136,28 +136,83 @@ def test_local_gpus_asks_the_driver_and_trains_with_what_it_is_given(stand_ins, 
     assert done.returncode == 2 and "finds no GPU: NVIDIA-SMI has failed" in done.stderr
 
 
-@pytest.mark.parametrize("status, requeued", [(0, False), (2, False), (75, True), (137, True)])
-def test_slurm_gives_a_stopped_job_back_to_the_queue_and_no_other(stand_ins, status, requeued):
-    stand_ins.write("srun", f"exit {status}")
-    stand_ins.write("scontrol", "")
-    done = run("bash", LAUNCH / "slurm.sbatch", "--config=c.py", "--workdir=RUN", SLURM_JOB_ID=7)
-    assert done.returncode == status
-    assert stand_ins.calls("srun") == ["--kill-on-bad-exit=1 osteojax train --config=c.py --workdir=RUN"]
-    assert stand_ins.calls("scontrol") == (["requeue 7"] if requeued else [])
+def slurm(stand_ins, *, srun, state="RUNNING"):
+    stand_ins.write("srun", srun)
+    stand_ins.write("scontrol", f"[[ $1 == show ]] && echo 'JobId=7 JobState={state} Reason=None'\nexit 0")
+    stand_ins.write("scancel", "kill -TERM $(cat ${calls%/*}/srun.pid)")
 
 
-def test_slurm_passes_the_signal_on_to_its_tasks(stand_ins, tmp_path):
-    stand_ins.write(
-        "srun", f"trap 'sleep 0.3; exit 75' TERM\ntouch {tmp_path}/up\nwhile true; do sleep 0.1; done"
+def sbatch(tmp_path, **environment):
+    return run(
+        "bash",
+        LAUNCH / "slurm.sbatch",
+        "--config=c.py",
+        f"--workdir={tmp_path}/run",
+        SLURM_JOB_ID=7,
+        **environment,
     )
-    stand_ins.write("scontrol", "")
+
+
+def requeues(stand_ins):
+    return [call for call in stand_ins.calls("scontrol") if call.startswith("requeue")]
+
+
+@pytest.mark.parametrize(
+    "status, state, requeued",
+    [
+        (0, "RUNNING", False),
+        (2, "RUNNING", False),
+        (75, "RUNNING", True),
+        (137, "RUNNING", True),
+        (75, "COMPLETING", False),  # after scancel JOB, which must not come back
+        (75, "CANCELLED", False),
+    ],
+)
+def test_slurm_gives_a_stopped_job_back_to_the_queue_and_no_other(
+    stand_ins, tmp_path, monkeypatch, status, state, requeued
+):
+    monkeypatch.chdir(tmp_path)
+    slurm(stand_ins, srun=f"exit {status}", state=state)
+    assert sbatch(tmp_path).returncode == status
+    assert stand_ins.calls("srun") == [
+        f"--kill-on-bad-exit=1 osteojax train --config=c.py --workdir={tmp_path}/run"
+    ]
+    assert requeues(stand_ins) == (["requeue 7"] if requeued else [])
+
+
+def test_slurm_starts_that_bring_nothing_come_to_an_end(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    slurm(stand_ins, srun="exit 137")
+    for _ in range(3):
+        done = sbatch(tmp_path, RESTARTS=3)
+    assert len(requeues(stand_ins)) == 2 and "3 starts in a row brought the run no further" in done.stderr
+    assert not list(tmp_path.glob("*.fruitless"))
+    # One that gets further begins the count anew.
+    sbatch(tmp_path, RESTARTS=2)
+    slurm(stand_ins, srun=f"mkdir {tmp_path}/run/checkpoints/10\nexit 75")
+    sbatch(tmp_path, RESTARTS=2)
+    slurm(stand_ins, srun="exit 137")
+    sbatch(tmp_path, RESTARTS=2)
+    assert len(requeues(stand_ins)) == 5
+
+
+def test_slurm_passes_the_signal_on_to_the_tasks_and_not_to_srun(stand_ins, tmp_path, monkeypatch):
+    """A real srun kills its tasks at once when it is signalled: only scancel reaches them."""
+    monkeypatch.chdir(tmp_path)
+    slurm(
+        stand_ins,
+        srun="echo $$ > ${calls%/*}/srun.pid\ntrap 'sleep 0.3; exit 75' TERM\n"
+        f"touch {tmp_path}/up\nwhile true; do sleep 0.1; done",
+    )
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "slurm.sbatch"), "--workdir=RUN"], env={**os.environ, "SLURM_JOB_ID": "7"}
     )
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 75 and stand_ins.calls("scontrol") == ["requeue 7"]
+    assert process.wait(20) == 75 and requeues(stand_ins) == ["requeue 7"]
+    assert stand_ins.calls("scancel") == ["--signal=TERM 7"]
 
 
 # A TPU: `state` is a file, and the commands change it as Google's do.
