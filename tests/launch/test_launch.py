@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -356,6 +357,21 @@ def test_the_jobs_within_the_jobsets_are_valid_by_kubernetes_own_schema(file):
     assert spec["parallelism"] == spec["completions"] and spec["completionMode"] == "Indexed"
     (container,) = spec["template"]["spec"]["containers"]
     assert "osteojax train" in " ".join(container["command"]) and container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("file", ["tpu.yaml", "gpu.yaml"])
+def test_a_jobset_starts_again_after_what_the_loop_starts_again_after_and_nothing_else(file):
+    spec = yaml.safe_load((LAUNCH / "kubernetes" / file).read_text())["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["operator"] == "NotIn"
+    again = re.search(r"^ +([0-9 |]+)\) ;;", Path(RESTART).read_text(), re.MULTILINE)[1]
+    assert rule["onExitCodes"]["values"] == [int(status) for status in again.split(" | ")]
+    assert rule["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+    # A Job that fails by that rule fails the set; one whose pod was stopped or lost has used up its backoffLimit.
+    (final,) = spec["failurePolicy"]["rules"]
+    assert final["action"] == "FailJobSet" and final["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert job["backoffLimit"] == 0 and spec["failurePolicy"]["maxRestarts"] > 0
 
 
 def test_skypilot_runs_the_restart_loop():
