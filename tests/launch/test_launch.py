@@ -311,6 +311,43 @@ def test_a_run_that_saved_is_started_again_and_one_that_failed_is_not(stand_ins)
     )
 
 
+def on_the_host(stand_ins, tmp_path, training):
+    """A gcloud that does what is asked of all hosts on one of its own, where only training may be killed."""
+    host = tmp_path / "host"
+    (host / "osteojax" / ".venv" / "bin").mkdir(parents=True)
+    (stand_ins.folder / "state").write_text("READY")
+    stand_ins.write("pkill", 'echo "${@: -1}" > ${calls%/*}/pattern; kill -TERM $(cat ${calls%/*}/pid)')
+    stand_ins.write(
+        "gcloud",
+        f"[[ $* == *' describe '*' '* ]] && cat ${{calls%/*}}/state && exit 0\n"
+        f'for word in "$@"; do [[ $word == --command=* ]] && cd {host} && exec bash -c "${{word#--command=}}"; done',
+    )
+    train = host / "osteojax" / ".venv" / "bin" / "osteojax"
+    train.write_text(f"#!/bin/bash\necho $$ > {stand_ins.folder}/pid\n{training}\n")
+    train.chmod(0o755)
+    return host / "osteojax"
+
+
+def test_a_tpu_run_that_is_asked_to_stop_saves_and_is_not_started_again(stand_ins, tmp_path):
+    there = on_the_host(
+        stand_ins, tmp_path, "trap 'echo saved; exit 75' TERM\ntouch up\nwhile true; do sleep 0.1; done"
+    )
+    names = {"NAME": "bones", "ZONE": "z", "ATTEMPTS": "2"}
+    process = subprocess.Popen([str(LAUNCH / "tpu_vm.sh"), "run", "--workdir=W"], env={**os.environ, **names})
+    while not (there / "up").exists():
+        time.sleep(0.02)
+    assert tpu("stop").returncode == 0
+    assert process.wait(20) == 130 and "saved" in (there / "train.log").read_text()
+    pattern = (stand_ins.folder / "pattern").read_text().strip()
+    shell = next(call for call in stand_ins.calls("gcloud") if "osteojax train" in call)
+    training = "/home/me/osteojax/.venv/bin/python3 .venv/bin/osteojax train --workdir=W"
+    assert re.search(pattern, training) and not re.search(pattern, shell)
+    assert not re.search(pattern, f"bash -c pkill -TERM -f '{pattern}'")
+    # The mark is gone with the next run, which ends by its own status.
+    (there / ".venv" / "bin" / "osteojax").write_text("#!/bin/bash\nexit 2\n")
+    assert tpu("run", "--workdir=W").returncode == 2
+
+
 def test_a_quota_that_is_exhausted_stops_before_anything_else(stand_ins):
     gcloud(
         stand_ins, create='say "RESOURCE_EXHAUSTED: Quota limit TPUV5sLitepodPerProject has been exceeded"'
