@@ -330,14 +330,19 @@ def on_the_host(stand_ins, tmp_path, training):
 
 def test_a_tpu_run_that_is_asked_to_stop_saves_and_is_not_started_again(stand_ins, tmp_path):
     there = on_the_host(
-        stand_ins, tmp_path, "trap 'echo saved; exit 75' TERM\ntouch up\nwhile true; do sleep 0.1; done"
+        stand_ins,
+        tmp_path,
+        "trap 'echo saved; exit 75' TERM\ntouch up\nfor i in {1..300}; do sleep 0.1; done",
     )
     names = {"NAME": "bones", "ZONE": "z", "ATTEMPTS": "2"}
     process = subprocess.Popen([str(LAUNCH / "tpu_vm.sh"), "run", "--workdir=W"], env={**os.environ, **names})
     while not (there / "up").exists():
         time.sleep(0.02)
     assert tpu("stop").returncode == 0
-    assert process.wait(20) == 130 and "saved" in (there / "train.log").read_text()
+    try:
+        assert process.wait(20) == 130 and "saved" in (there / "train.log").read_text()
+    finally:
+        process.kill()
     pattern = (stand_ins.folder / "pattern").read_text().strip()
     shell = next(call for call in stand_ins.calls("gcloud") if "osteojax train" in call)
     training = "/home/me/osteojax/.venv/bin/python3 .venv/bin/osteojax train --workdir=W"
