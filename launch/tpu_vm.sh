@@ -15,6 +15,8 @@ set -euo pipefail
 
 : "${NAME:?name of the slice}" "${ZONE:?zone, as in us-west4-a}" "${TYPE:=v5litepod-8}" "${VERSION:=v2-alpha-tpuv5-lite}"
 attempts=${ATTEMPTS:-20}
+# What `run` ends with after `stop`, as after Ctrl-C.
+STOPPED=130
 here=$(cd "$(dirname "$0")/.." && pwd)
 tpu() { gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }
 on_all() { tpu ssh "$NAME" --worker=all --command="$1"; }
@@ -66,9 +68,10 @@ run() {
     local status attempt
     for ((attempt = 1; attempt <= attempts; attempt++)); do
         status=0
-        on_all "cd osteojax && .venv/bin/osteojax train $(printf '%q ' "$@") 2>&1 | tee -a train.log; exit \${PIPESTATUS[0]}" \
-            || status=$?
+        on_all "cd osteojax && rm -f stopped && .venv/bin/osteojax train $(printf '%q ' "$@") 2>&1 | tee -a train.log;
+            status=\${PIPESTATUS[0]}; [[ -e stopped ]] && exit $STOPPED; exit \$status" || status=$?
         [[ $status -eq 0 ]] && return
+        [[ $status -eq $STOPPED ]] && log "stopped, as asked" && return "$status"
         if [[ $(state) != READY ]]; then
             log "$NAME is gone (preempted?): a new one, start $attempt"
             create
@@ -86,7 +89,8 @@ run() {
 
 logs() { tpu ssh "$NAME" --worker=0 --command="tail -n 50 -F osteojax/train.log"; }
 
-stop() { on_all "pkill -TERM -f 'osteojax train'"; }
+# The mark first, or `run` takes it for a preemption. The pattern spares the shells that have these words in their command.
+stop() { on_all "touch osteojax/stopped; pkill -TERM -f 'bin/python[^ ]* [^ ]*bin/[o]steojax train'"; }
 
 delete() {
     [[ -n ${QUEUED:-} ]] && gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --force --quiet

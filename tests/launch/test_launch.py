@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,28 +137,83 @@ def test_local_gpus_asks_the_driver_and_trains_with_what_it_is_given(stand_ins, 
     assert done.returncode == 2 and "finds no GPU: NVIDIA-SMI has failed" in done.stderr
 
 
-@pytest.mark.parametrize("status, requeued", [(0, False), (2, False), (75, True), (137, True)])
-def test_slurm_gives_a_stopped_job_back_to_the_queue_and_no_other(stand_ins, status, requeued):
-    stand_ins.write("srun", f"exit {status}")
-    stand_ins.write("scontrol", "")
-    done = run("bash", LAUNCH / "slurm.sbatch", "--config=c.py", "--workdir=RUN", SLURM_JOB_ID=7)
-    assert done.returncode == status
-    assert stand_ins.calls("srun") == ["--kill-on-bad-exit=1 osteojax train --config=c.py --workdir=RUN"]
-    assert stand_ins.calls("scontrol") == (["requeue 7"] if requeued else [])
+def slurm(stand_ins, *, srun, state="RUNNING"):
+    stand_ins.write("srun", srun)
+    stand_ins.write("scontrol", f"[[ $1 == show ]] && echo 'JobId=7 JobState={state} Reason=None'\nexit 0")
+    stand_ins.write("scancel", "kill -TERM $(cat ${calls%/*}/srun.pid)")
 
 
-def test_slurm_passes_the_signal_on_to_its_tasks(stand_ins, tmp_path):
-    stand_ins.write(
-        "srun", f"trap 'sleep 0.3; exit 75' TERM\ntouch {tmp_path}/up\nwhile true; do sleep 0.1; done"
+def sbatch(tmp_path, **environment):
+    return run(
+        "bash",
+        LAUNCH / "slurm.sbatch",
+        "--config=c.py",
+        f"--workdir={tmp_path}/run",
+        SLURM_JOB_ID=7,
+        **environment,
     )
-    stand_ins.write("scontrol", "")
+
+
+def requeues(stand_ins):
+    return [call for call in stand_ins.calls("scontrol") if call.startswith("requeue")]
+
+
+@pytest.mark.parametrize(
+    "status, state, requeued",
+    [
+        (0, "RUNNING", False),
+        (2, "RUNNING", False),
+        (75, "RUNNING", True),
+        (137, "RUNNING", True),
+        (75, "COMPLETING", False),  # after scancel JOB, which must not come back
+        (75, "CANCELLED", False),
+    ],
+)
+def test_slurm_gives_a_stopped_job_back_to_the_queue_and_no_other(
+    stand_ins, tmp_path, monkeypatch, status, state, requeued
+):
+    monkeypatch.chdir(tmp_path)
+    slurm(stand_ins, srun=f"exit {status}", state=state)
+    assert sbatch(tmp_path).returncode == status
+    assert stand_ins.calls("srun") == [
+        f"--kill-on-bad-exit=1 osteojax train --config=c.py --workdir={tmp_path}/run"
+    ]
+    assert requeues(stand_ins) == (["requeue 7"] if requeued else [])
+
+
+def test_slurm_starts_that_bring_nothing_come_to_an_end(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    slurm(stand_ins, srun="exit 137")
+    for _ in range(3):
+        done = sbatch(tmp_path, RESTARTS=3)
+    assert len(requeues(stand_ins)) == 2 and "3 starts in a row brought the run no further" in done.stderr
+    assert not list(tmp_path.glob("*.fruitless"))
+    # One that gets further begins the count anew.
+    sbatch(tmp_path, RESTARTS=2)
+    slurm(stand_ins, srun=f"mkdir {tmp_path}/run/checkpoints/10\nexit 75")
+    sbatch(tmp_path, RESTARTS=2)
+    slurm(stand_ins, srun="exit 137")
+    sbatch(tmp_path, RESTARTS=2)
+    assert len(requeues(stand_ins)) == 5
+
+
+def test_slurm_passes_the_signal_on_to_the_tasks_and_not_to_srun(stand_ins, tmp_path, monkeypatch):
+    """A real srun kills its tasks at once when it is signalled: only scancel reaches them."""
+    monkeypatch.chdir(tmp_path)
+    slurm(
+        stand_ins,
+        srun="echo $$ > ${calls%/*}/srun.pid\ntrap 'sleep 0.3; exit 75' TERM\n"
+        f"touch {tmp_path}/up\nwhile true; do sleep 0.1; done",
+    )
     process = subprocess.Popen(
         ["bash", str(LAUNCH / "slurm.sbatch"), "--workdir=RUN"], env={**os.environ, "SLURM_JOB_ID": "7"}
     )
     while not (tmp_path / "up").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 75 and stand_ins.calls("scontrol") == ["requeue 7"]
+    assert process.wait(20) == 75 and requeues(stand_ins) == ["requeue 7"]
+    assert stand_ins.calls("scancel") == ["--signal=TERM 7"]
 
 
 # A TPU: `state` is a file, and the commands change it as Google's do.
@@ -255,6 +311,48 @@ def test_a_run_that_saved_is_started_again_and_one_that_failed_is_not(stand_ins)
     )
 
 
+def on_the_host(stand_ins, tmp_path, training):
+    """A gcloud that does what is asked of all hosts on one of its own, where only training may be killed."""
+    host = tmp_path / "host"
+    (host / "osteojax" / ".venv" / "bin").mkdir(parents=True)
+    (stand_ins.folder / "state").write_text("READY")
+    stand_ins.write("pkill", 'echo "${@: -1}" > ${calls%/*}/pattern; kill -TERM $(cat ${calls%/*}/pid)')
+    stand_ins.write(
+        "gcloud",
+        f"[[ $* == *' describe '*' '* ]] && cat ${{calls%/*}}/state && exit 0\n"
+        f'for word in "$@"; do [[ $word == --command=* ]] && cd {host} && exec bash -c "${{word#--command=}}"; done',
+    )
+    train = host / "osteojax" / ".venv" / "bin" / "osteojax"
+    train.write_text(f"#!/bin/bash\necho $$ > {stand_ins.folder}/pid\n{training}\n")
+    train.chmod(0o755)
+    return host / "osteojax"
+
+
+def test_a_tpu_run_that_is_asked_to_stop_saves_and_is_not_started_again(stand_ins, tmp_path):
+    there = on_the_host(
+        stand_ins,
+        tmp_path,
+        "trap 'echo saved; exit 75' TERM\ntouch up\nfor i in {1..300}; do sleep 0.1; done",
+    )
+    names = {"NAME": "bones", "ZONE": "z", "ATTEMPTS": "2"}
+    process = subprocess.Popen([str(LAUNCH / "tpu_vm.sh"), "run", "--workdir=W"], env={**os.environ, **names})
+    while not (there / "up").exists():
+        time.sleep(0.02)
+    assert tpu("stop").returncode == 0
+    try:
+        assert process.wait(20) == 130 and "saved" in (there / "train.log").read_text()
+    finally:
+        process.kill()
+    pattern = (stand_ins.folder / "pattern").read_text().strip()
+    shell = next(call for call in stand_ins.calls("gcloud") if "osteojax train" in call)
+    training = "/home/me/osteojax/.venv/bin/python3 .venv/bin/osteojax train --workdir=W"
+    assert re.search(pattern, training) and not re.search(pattern, shell)
+    assert not re.search(pattern, f"bash -c pkill -TERM -f '{pattern}'")
+    # The mark is gone with the next run, which ends by its own status.
+    (there / ".venv" / "bin" / "osteojax").write_text("#!/bin/bash\nexit 2\n")
+    assert tpu("run", "--workdir=W").returncode == 2
+
+
 def test_a_quota_that_is_exhausted_stops_before_anything_else(stand_ins):
     gcloud(
         stand_ins, create='say "RESOURCE_EXHAUSTED: Quota limit TPUV5sLitepodPerProject has been exceeded"'
@@ -301,6 +399,21 @@ def test_the_jobs_within_the_jobsets_are_valid_by_kubernetes_own_schema(file):
     assert spec["parallelism"] == spec["completions"] and spec["completionMode"] == "Indexed"
     (container,) = spec["template"]["spec"]["containers"]
     assert "osteojax train" in " ".join(container["command"]) and container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("file", ["tpu.yaml", "gpu.yaml"])
+def test_a_jobset_starts_again_after_what_the_loop_starts_again_after_and_nothing_else(file):
+    spec = yaml.safe_load((LAUNCH / "kubernetes" / file).read_text())["spec"]
+    job = spec["replicatedJobs"][0]["template"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["operator"] == "NotIn"
+    again = re.search(r"^ +([0-9 |]+)\) ;;", Path(RESTART).read_text(), re.MULTILINE)[1]
+    assert rule["onExitCodes"]["values"] == [int(status) for status in again.split(" | ")]
+    assert rule["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+    # A Job that fails by that rule fails the set; one whose pod was stopped or lost has used up its backoffLimit.
+    (final,) = spec["failurePolicy"]["rules"]
+    assert final["action"] == "FailJobSet" and final["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert job["backoffLimit"] == 0 and spec["failurePolicy"]["maxRestarts"] > 0
 
 
 def test_skypilot_runs_the_restart_loop():
