@@ -54,7 +54,9 @@ class BestSoFar:
         """The same run under another ranking; patience begins anew where anything changed.
 
         Args:
-            metric, mode, patience: of the new ranking.
+            metric: of the new ranking.
+            mode: likewise.
+            patience: likewise.
             validated: step -> validation metrics, of the checkpoints that there still are.
         """
         if (metric, mode, patience) == (self.metric, self.mode, self.patience):

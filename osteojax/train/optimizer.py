@@ -89,7 +89,8 @@ def carry_over(old: Any, new: Any) -> tuple[Any, frozenset[str]]:
     group's moments would be wrong with the other half's count.
 
     Args:
-        old, new: states of transformations of `make_optimizer`.
+        old: state of a transformation of `make_optimizer`.
+        new: fresh state of another.
     """
     clip, partition = new
     before = old[1].inner_states
