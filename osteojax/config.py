@@ -13,7 +13,7 @@ import math
 import traceback
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -22,6 +22,7 @@ import ml_collections
 from osteojax.errors import UserError
 
 Section = TypeVar("Section")
+T = TypeVar("T")
 PREFIX = "--config."
 
 
@@ -67,28 +68,43 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
 
 
 def _run(file: Path) -> ml_collections.ConfigDict:
+    config = run_file(file, lambda module: module.get_config(), what="config", function="get_config")
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{file}: get_config() returns a {type(config).__name__}, not a ConfigDict")
+    return ml_collections.ConfigDict(config)
+
+
+def run_file(file: Path, use: Callable[[types.ModuleType], T], *, what: str, function: str) -> T:
+    """Runs a Python file of the user's and gives what `use` makes of its module.
+
+    Args:
+        file: to run.
+        use: called with the module, whose `function` it calls.
+        what: the file is, for messages.
+        function: name of what the file must define.
+
+    Raises:
+        UserError: it is no Python file, has no such function, or fails; with its line where that can be told.
+    """
     try:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         if spec is None or spec.loader is None:
             raise UserError(
-                f"{file} is no Python file; give the path of a .py file with a get_config() function"
+                f"{file} is no Python file; give the path of a .py file with a {function}() function"
             )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        config = module.get_config()
+        return use(module)
     except UserError:
         raise
     except Exception as error:  # it is the user's program
-        if isinstance(error, AttributeError) and "get_config" in str(error):
-            raise UserError(f"{file} has no function get_config()") from None
+        if isinstance(error, AttributeError) and function in str(error):
+            raise UserError(f"{file} has no function {function}()") from None
         line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
         where = f"{file}, line {line}" if line else str(file)
         raise UserError(
-            f"{where}: the config does not run: {type(error).__name__}: {' '.join(str(error).split())}"
+            f"{where}: the {what} does not run: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"{file}: get_config() returns a {type(config).__name__}, not a ConfigDict")
-    return ml_collections.ConfigDict(config)
 
 
 def _line_in(file: Path, error: Exception) -> int | None:

@@ -16,6 +16,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
+def cache_dir() -> Path:
+    """Where this program keeps what it can fetch again: `OSTEOJAX_CACHE`, or `~/.cache/osteojax`."""
+    return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replaces the file in one step: a reader, or a crash, finds the old text or the new one, never a half.
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import tensorstore as ts
 
 from osteojax.errors import UserError
-from osteojax.files import write_atomically
+from osteojax.files import cache_dir, write_atomically
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,11 +49,6 @@ def is_remote(place: object) -> bool:
 def patience() -> float:
     """Seconds for which a failing request is tried again: `OSTEOJAX_STORAGE_SECONDS`, or 120."""
     return float(os.environ.get("OSTEOJAX_STORAGE_SECONDS") or 120)
-
-
-def cache_dir() -> Path:
-    """Where this host keeps its copies: `storage/` in `OSTEOJAX_CACHE`, or in `~/.cache/osteojax`."""
-    return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax") / "storage"
 
 
 class LostLease(UserError):
@@ -382,7 +377,7 @@ def _once_a_host(url: str) -> Iterator[Path]:
 
 def local_folder(url: str) -> Path:
     """This host's folder for an address."""
-    here = cache_dir() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    here = cache_dir() / "storage" / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
     try:
         here.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -405,7 +400,12 @@ def leased(store: Store) -> Iterator[Callable[[], None]]:
     Raises:
         UserError: another run holds it.
     """
-    me = {"host": socket.gethostname(), "pid": os.getpid(), "token": secrets.token_hex(8), "beat": 0}
+    me: dict[str, Any] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "token": secrets.token_hex(8),
+        "beat": 0,
+    }
     _take(store, me)
     stop = threading.Event()
     taken = threading.Event()
@@ -413,15 +413,14 @@ def leased(store: Store) -> Iterator[Callable[[], None]]:
     def renew() -> None:
         while not stop.wait(_HEARTBEAT):
             with contextlib.suppress(UserError):  # an outage; the check before a publication asks again
-                held = json.loads(store.read(_LOCK) or b"{}")
-                if held.get("token") != me["token"]:
+                if _held(store).get("token") != me["token"]:
                     taken.set()
                     return
-                me["beat"] += 1  # type: ignore[operator]
+                me["beat"] += 1
                 store.write(_LOCK, json.dumps(me).encode())
 
     def check() -> None:
-        held = json.loads(store.read(_LOCK) or b"{}")
+        held = _held(store)
         if taken.is_set() or held.get("token") != me["token"]:
             raise LostLease(
                 f"another run has taken {store.url} over ({_holder(held)}); this one publishes nothing more"
@@ -435,8 +434,14 @@ def leased(store: Store) -> Iterator[Callable[[], None]]:
         stop.set()
         thread.join(timeout=5)
         with contextlib.suppress(UserError, ValueError):
-            if json.loads(store.read(_LOCK) or b"{}").get("token") == me["token"]:
+            if _held(store).get("token") == me["token"]:
                 store.write(_LOCK, None)
+
+
+def _held(store: Store) -> dict[str, Any]:
+    """What the lock says of its holder; empty where there is none."""
+    found: dict[str, Any] = json.loads(store.read(_LOCK) or b"{}")
+    return found
 
 
 def _take(store: Store, me: Mapping[str, Any]) -> None:
@@ -458,7 +463,7 @@ def _take(store: Store, me: Mapping[str, Any]) -> None:
                     )
                 text = now
     store.write(_LOCK, json.dumps(me).encode(), if_equal=generation)
-    if json.loads(store.read(_LOCK) or b"{}").get("token") != me["token"]:
+    if _held(store).get("token") != me["token"]:
         raise UserError(
             f"another run has just begun to work in {store.url}; wait for it, or use another folder"
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from osteojax.errors import UserError
 from osteojax.files import csv_text
-from osteojax.metrics.bootstrap import LEVEL, RESAMPLES
+from osteojax.metrics.bootstrap import patient_weights, with_interval
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
 from osteojax.sweep.plan import Planned, Sweep
@@ -142,18 +142,13 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
 
 
 def _samples(predicted: Sequence[Predicted], seed: int) -> dict[str, np.ndarray]:
-    """Metric -> (1 + resamples,): the mean over seeds of the value, then of each draw of patients.
+    """Metric -> (weightings,), as of `patient_weights`: the mean over seeds of the value, then of each draw.
 
     The draws depend on the sorted patients alone, and are therefore the same for all variants that have them.
     """
     total: dict[str, list[np.ndarray]] = {metric: [] for metric in scalars()}
     for one in predicted:
-        people, unit = np.unique(one.patients.astype(str), return_inverse=True)
-        drawn = np.random.default_rng(seed).multinomial(
-            len(people), np.full(len(people), 1 / len(people)), size=RESAMPLES
-        )
-        weights = np.concatenate([np.ones((1, len(unit))), drawn[:, unit].astype(float)])
-        given = Predictions(one.logits, one.labels, weights)
+        given = Predictions(one.logits, one.labels, patient_weights(one.patients.tolist(), seed=seed))
         for metric in scalars():
             total[metric].append(np.asarray(scalar(metric).function(given)))
     return {metric: np.mean(values, axis=0) for metric, values in total.items()}
@@ -164,13 +159,8 @@ def _value(one: Predicted, metric: str) -> float:
 
 
 def _estimate(samples: np.ndarray) -> Estimate:
-    value, resampled = samples[0], samples[1:][np.isfinite(samples[1:])]
-    if not np.isfinite(value):
-        return Estimate(None, None, None)
-    if not len(resampled):
-        return Estimate(float(value), None, None)
-    low, high = np.percentile(resampled, [50 * (1 - LEVEL), 100 - 50 * (1 - LEVEL)])
-    return Estimate(float(value), float(low), float(high))
+    found = with_interval(samples)
+    return Estimate(found["value"], *found["ci95"])
 
 
 def _p(differences: np.ndarray) -> float:

@@ -15,9 +15,9 @@ A sweep file is Python: a docstring that says command, cost and what was found, 
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import re
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,30 +105,20 @@ def load_sweep(path: str) -> Sweep:
         UserError: no such file, it does not run, or what it says does not fit together.
     """
     file = configs.find(path)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is no Python file; a sweep file has a function variants()")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        pairs = [(str(name), dict(overrides)) for name, overrides in module.variants()]
-    except UserError:
-        raise
-    except Exception as error:  # it is the user's program
-        raise UserError(
-            f"{file}: the sweep does not run: {type(error).__name__}: {' '.join(str(error).split())}; it needs TRAIN, "
-            "BASELINE and a function variants() that yields (name, overrides)"
-        ) from error
-    values = vars(module)
+
+    def read(module: types.ModuleType) -> tuple[dict[str, Any], list[Variant]]:
+        return vars(module), [_variant(str(name), dict(overrides)) for name, overrides in module.variants()]
+
+    values, variants = configs.run_file(file, read, what="sweep", function="variants")
     sweep = Sweep(
         name=file.stem,
-        text=(module.__doc__ or "").strip(),
+        text=(values["__doc__"] or "").strip(),
         train=values.get("TRAIN", ""),
         prep=values.get("PREP"),
         baseline=values.get("BASELINE", ""),
         seeds=tuple(values.get("SEEDS", (0,))),
         metric=values.get("METRIC", "balanced_accuracy"),
-        variants=tuple(_variant(name, overrides) for name, overrides in pairs),
+        variants=tuple(variants),
     )
     _check(sweep, file)
     return sweep

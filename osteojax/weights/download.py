@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import http.client
 import logging
-import os
 import re
 import sys
 import time
@@ -19,17 +18,13 @@ from typing import IO
 from rich.progress import Progress
 
 from osteojax.errors import UserError
+from osteojax.files import cache_dir
 
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 4
 _CHUNK = 2**20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """Where fetched files are kept: `OSTEOJAX_CACHE`, or `~/.cache/osteojax`."""
-    return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax")
 
 
 def fetch(url: str, sha256: str, *, timeout: float = 20, pause: float = 1) -> Path:

@@ -63,11 +63,8 @@ def _describe(path: Path, dataset: h5py.Dataset) -> StoredTensor:
     location = dataset.name
 
     def read() -> np.ndarray:
-        try:
-            with h5py.File(path, "r") as file:
-                return file[location][()].astype(np.float32)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: {location} is damaged ({error})") from error
+        with h5py.File(path, "r") as file:
+            return file[location][()].astype(np.float32)
 
     return StoredTensor(dataset.shape, dataset.dtype.name, dataset.dtype.kind == "f", read)
 

@@ -49,11 +49,8 @@ def _describe(path: Path, archive: zipfile.ZipFile, name: str) -> StoredTensor:
         raise UserError(f"{path}: {name} holds Python objects, which would have to be unpickled; refused")
 
     def read() -> np.ndarray:
-        try:
-            with archive.open(name) as file:
-                return np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-            raise UserError(f"{path}: {name} is damaged ({error})") from error
+        with archive.open(name) as file:
+            return np.lib.format.read_array(file, allow_pickle=False).astype(np.float32)
 
     return StoredTensor(shape, dtype.name, dtype.kind == "f", read)
 

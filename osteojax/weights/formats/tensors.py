@@ -18,7 +18,8 @@ class StoredTensor:
         shape: as the file states it.
         dtype: the file's name for the element type, for messages.
         is_float: whether it is a floating-point type.
-        read: reads the values as float32; raises `UserError` where the file is damaged.
+        read: reads the values as float32. What it raises where the file is damaged is its format's own affair;
+            `osteojax.weights.formats.registry.read` turns all of it into `UserError`.
     """
 
     shape: tuple[int, ...]
