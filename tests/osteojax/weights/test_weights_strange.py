@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from osteojax import models, weights
 from osteojax.errors import UserError
-from osteojax.models import resnet, vgg
+from osteojax.models import densenet, resnet, vgg
 from osteojax.weights import layouts
 from osteojax.weights.convert import convert
 from osteojax.weights.formats.registry import FORMATS
@@ -88,6 +88,24 @@ def test_every_architecture_has_a_first_convolution_to_find_a_prefix_by(name):
             "",
             "model.",
         ]
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+@pytest.mark.parametrize(
+    "arch, layout, lead",
+    [("resnet18", resnet.HUGGINGFACE, "resnet."), ("densenet121", densenet.TORCHVISION, "features.")],
+)
+def test_a_backbone_saved_without_the_name_that_it_has_in_the_whole_model(
+    tmp_path, arch, layout, lead, prefix
+):
+    tensors = foreign(layout, arch)
+    bare = {prefix + key.removeprefix(lead): value for key, value in tensors.items() if key.startswith(lead)}
+    np.savez(tmp_path / "w.npz", **bare)
+    file = weights.load(tmp_path / "w.npz", arch)
+    wanted = {k: v for k, v in expected(layout, arch, tensors).items() if not k.startswith("head/")}
+    assert file.arrays.keys() == wanted.keys()
+    for path, values in wanted.items():
+        np.testing.assert_array_equal(file.arrays[path], values, err_msg=path)
 
 
 def test_half_a_head_is_an_error(tmp_path, resnet18):
