@@ -33,8 +33,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--claim", default="osteojax", help="PersistentVolumeClaim of sweep and data on Kubernetes"
     )
-    # So that `--config.key=value` is taken as elsewhere: it holds for the training of every run.
-    parser.set_defaults(config=None)
+    parser.add_argument(
+        "--config", help="training config instead of the sweep file's; --config.key=value holds for every run"
+    )
+    parser.add_argument("--prep", help="preparation config instead of the sweep file's")
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -45,8 +47,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.sweep import execute, plan, schedulers
 
     sweep = plan.load_sweep(arguments.sweep)
-    if arguments.seeds:
-        sweep = dataclasses.replace(sweep, seeds=tuple(arguments.seeds))
+    sweep = dataclasses.replace(
+        sweep,
+        seeds=tuple(arguments.seeds or sweep.seeds),
+        train=arguments.config or sweep.train,
+        prep=arguments.prep or sweep.prep,
+    )
     runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
     for number in arguments.only or ():
         if number not in range(len(runs)):
