@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
 from data_prep.patients import header_id
-from data_prep.preprocess import PreprocessSpec, preprocess_native
+from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
 
@@ -130,17 +130,21 @@ def content_hash(pixels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def denoising_quality(noisy: Radiograph, denoised: np.ndarray, clean: Radiograph) -> dict[str, float]:
+def denoising_quality(
+    noisy: Radiograph, denoised: np.ndarray, clean: Radiograph, spec: PreprocessSpec
+) -> dict[str, float]:
     """PSNR (dB) and SSIM before and after, on the scale [0, 1] of the encodings' full ranges.
 
+    Measured where the spec denoises: at the native resolution, or on all three images resized.
     SSIM with the Gaussian window of sigma 1.5 of Wang et al. (IEEE TIP 13(4), 2004).
     """
     # Here, not above: it brings scipy.stats along, a second that every worker would pay for nothing.
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-    truth = clean.pixels / np.float32(clean.full_range)
+    truth = denoiser_input(clean.pixels, spec, clean.pixel_aspect) / np.float32(clean.full_range)
+    before = denoiser_input(noisy.pixels, spec, noisy.pixel_aspect)
     result = {}
-    for name, pixels in (("before", noisy.pixels), ("after", denoised)):
+    for name, pixels in (("before", before), ("after", denoised)):
         image = pixels / np.float32(noisy.full_range)
         result[f"psnr_{name}"] = float(peak_signal_noise_ratio(truth, image, data_range=1.0))
         result[f"ssim_{name}"] = float(
@@ -156,7 +160,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range, radiograph.pixel_aspect)
     quality = None
     if clean:
-        quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits))
+        quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits), task.spec)
     height, width = radiograph.pixels.shape
     identified = header_id(radiograph.patient)
     patient = identified and hmac.digest(task.secret, identified.encode(), "sha256").hex()

@@ -24,6 +24,7 @@ class DenoiseSection:
         backend, profile: settings of BM3D. A backend "none" stands for the denoiser of that name.
         settings: of other denoisers, by name.
         sigma, noise_model: see `PreprocessSpec`.
+        at: its `denoise_at`.
     """
 
     name: str = "bm3d"
@@ -32,6 +33,7 @@ class DenoiseSection:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sigma: Annotated[float, NotNegative] | None = None
     noise_model: Literal["gaussian", "poisson"] = "gaussian"
+    at: Literal["native", "resized"] = "native"
 
     def spec(self) -> DenoiseSpec:
         """The denoiser with all its settings.
@@ -132,6 +134,7 @@ class PrepareSettings:
             denoise=self.denoise.spec(),
             sigma=self.denoise.sigma,
             noise_model=self.denoise.noise_model,
+            denoise_at=self.denoise.at,
             image_size=self.image_size,
             aspect=self.aspect,
         )

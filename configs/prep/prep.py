@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.denoise.sigma = placeholder(float)
     # gaussian, or poisson for raw detector data: fitted to each image, its variance stabilised.
     config.denoise.noise_model = "gaussian"
+    config.denoise.at = "native"  # resolution, as in the paper; resized denoises the small image
 
     config.image_size = 224
     config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads

@@ -1,4 +1,4 @@
-"""Does denoising help the diagnosis: none, BM3D in its fast and in the paper's normal profile.
+"""Does denoising help the diagnosis: none, BM3D in its fast and in the paper's profile, before and after resizing.
 
     osteojax sweep --sweep=configs/sweeps/denoise.py --out=SWEEP --source=RADIOGRAPHS
 
@@ -17,5 +17,6 @@ BASELINE = "none"
 
 def variants() -> Variants:
     yield "none", {"prep.denoise.name": "none"}
-    yield "bm3d fast", {"prep.denoise.profile": "fast"}
-    yield "bm3d np", {"prep.denoise.profile": "np"}
+    for profile in ("fast", "np"):
+        for at in ("native", "resized"):
+            yield f"bm3d {profile} {at}", {"prep.denoise.profile": profile, "prep.denoise.at": at}

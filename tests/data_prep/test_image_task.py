@@ -80,6 +80,21 @@ def test_another_spec_is_never_served_from_the_cache(task, computed, change):
     assert image.shape != before.shape or (image != before).any()
 
 
+@pytest.mark.parametrize("aspect", ["squash", "letterbox"])
+def test_quality_is_measured_where_the_image_is_denoised(task, tmp_path, aspect):
+    clean = pixels() // 2 + 60
+    Image.fromarray(clean).save(tmp_path / "clean.png")
+    spec = PreprocessSpec(image_size=30, aspect=aspect, denoise_at="resized")  # a denoiser that does nothing
+    found = prepared(dataclasses.replace(task, spec=spec, clean=tmp_path / "clean.png")).quality
+    size = (27, 30) if aspect == "letterbox" else (30, 30)
+    noisy, truth = (
+        np.asarray(Image.fromarray(each.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+        for each in (pixels(), clean)
+    )
+    psnr = 20 * np.log10(255 / np.sqrt(np.mean((noisy - truth) ** 2)))
+    assert found["psnr_before"] == pytest.approx(psnr, abs=1e-4) == found["psnr_after"]
+
+
 def test_other_bytes_limits_and_truths_are_other_entries(task, computed, tmp_path):
     first = prepared(task)
     assert first.quality is None

@@ -151,7 +151,8 @@ def test_spec_travels_as_json():
         ("nonsense", "not JSON"),
         ("[]", "is a dictionary"),
         ('{"image_size": 224}', "has the fields"),
-        (PreprocessSpec().to_json().replace('"version": 2', '"version": 3'), "version 2; got"),
+        (PreprocessSpec().to_json().replace('"version": 3', '"version": 4'), "version 3; got"),
+        (PreprocessSpec().to_json().replace('"version": 3', '"version": 2'), "version 3; got"),
     ],
 )
 def test_specs_of_other_releases_are_refused(text, message):
@@ -168,6 +169,7 @@ def test_specs_of_other_releases_are_refused(text, message):
         {"denoise": {"name": "none", "settings": {"profile": "np"}}},
         {"denoise": "bm3d"},
         {"noise_model": "pink"},
+        {"denoise_at": "dawn"},
         {"aspect": "crop"},
         {"image_size": 4},
         {"image_size": 224.0},
@@ -204,6 +206,43 @@ def test_specs_of_version_1_mean_the_same():
         PreprocessSpec.from_dict(VERSION_1 | {"denoise_backend": "abacus"})
     with pytest.raises(UserError, match="has the fields"):
         PreprocessSpec.from_dict(VERSION_1 | {"strange": 1})
+
+
+def test_specs_of_version_2_denoise_at_the_native_resolution():
+    fields = {k: v for k, v in PreprocessSpec(sigma=2.0).to_dict().items() if k != "denoise_at"} | {
+        "version": 2
+    }
+    assert PreprocessSpec.from_dict(fields) == PreprocessSpec(sigma=2.0, denoise_at="native")
+
+
+@pytest.mark.parametrize("aspect", ["squash", "letterbox"])
+@pytest.mark.parametrize("noise_model", ["gaussian", "poisson"])
+def test_denoising_after_resizing_is_denoising_the_resized_image(aspect, noise_model):
+    rng = np.random.default_rng(0)
+    noisy = rng.poisson(radiograph(200, 150) / 2).astype(np.float32)
+    spec = PreprocessSpec(
+        denoise=BM3D, noise_model=noise_model, denoise_at="resized", image_size=100, aspect=aspect
+    )
+    size = (75, 100) if aspect == "letterbox" else (100, 100)
+    small = np.asarray(Image.fromarray(noisy).resize(size, Image.Resampling.BILINEAR))
+    done = preprocess_native(noisy, spec)
+    # The result for an image that had this size from the beginning.
+    native = preprocess_native(small, dataclasses.replace(spec, denoise_at="native"))
+    assert done.denoised.shape == size[::-1]
+    np.testing.assert_array_equal(done.denoised, native.denoised)
+    np.testing.assert_array_equal(done.image, native.image)
+    assert done.sigma == native.sigma < preprocess_native(noisy, PreprocessSpec(denoise=BM3D)).sigma
+    assert (done.image != preprocess(noisy, dataclasses.replace(spec, denoise_at="native"))).any()
+
+
+@pytest.mark.parametrize("shape", [(4000, 32), (32, 4000), (32, 32)])
+@pytest.mark.parametrize("name", DENOISERS)
+def test_denoising_after_resizing_takes_slivers_too(shape, name):
+    pixels = np.random.default_rng(0).uniform(0, 255, shape)
+    spec = PreprocessSpec(
+        denoise=DenoiseSpec.of(name, {}), denoise_at="resized", image_size=16, aspect="letterbox"
+    )
+    assert preprocess(pixels, spec).max() == 1.0
 
 
 def test_letterbox_undoes_pixels_that_are_not_square():
