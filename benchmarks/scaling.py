@@ -16,7 +16,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 import jax
 
 from osteojax import config as configs
-from osteojax.compile_check import collectives, compile_for, ring_bound_bytes, ring_bytes
+from osteojax.compile_check.program import compile_program, ring_bound_bytes
 from osteojax.devices.mesh import make_mesh
 
 
@@ -32,9 +32,9 @@ def main() -> None:
     print(f"{config.model.name}, learning: {config.preset}, global batch {config.data.batch_size}")
     print(f"{'devices':>7} {'collectives':>11} {'sent by each':>13} {'lower bound':>13} {'ratio':>6}")
     for n in (1, 2, 4, 8):
-        compiled, gradient_bytes = compile_for(config, make_mesh(n, 1, jax.devices()[:n]))
-        found = collectives(compiled.as_text())
-        sent, bound = ring_bytes(found, n), ring_bound_bytes(gradient_bytes, n)
+        program = compile_program(config, make_mesh(n, 1, jax.devices()[:n]))
+        found = program.compiled.collectives if program.compiled else ()
+        sent, bound = sum(c.sent for c in found), ring_bound_bytes(program.gradient_bytes, n)
         ratio = f"{sent / bound:.3f}" if bound else "-"
         print(f"{n:>7} {len(found):>11} {sent / 1e6:>10.3f} MB {bound / 1e6:>10.3f} MB {ratio:>6}")
 

@@ -3,15 +3,35 @@
 import dataclasses
 import math
 import re
+from typing import Literal
 
 # A transpose or copy below this many bytes is not worth a line.
 LARGE_BYTES = 2**20
 
-_ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+_ITEM_BYTES = {
+    **dict.fromkeys(("pred", "s8", "u8"), 1),
+    **dict.fromkeys(("s16", "u16", "f16", "bf16"), 2),
+    **dict.fromkeys(("s32", "u32", "f32"), 4),
+    **dict.fromkeys(("s64", "u64", "f64", "c64"), 8),
+    "c128": 16,
+    # Order and handles: they carry nothing.
+    **dict.fromkeys(("token", "opaque"), 0),
+}
+_EIGHT_BIT_FLOAT = re.compile(r"f8e\d")
+_FOUR_BITS = re.compile(r"[su]4|f4e\d")
 
 # `%name = type opcode(operands), attributes`; the type of a tuple is in parentheses.
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$", re.MULTILINE)
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+
+_COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
 
 _ON_CHIP = re.compile(r"\w+\[[\d,]*\]\{[^}]*S\(1\)[^}]*\}")
 _NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
@@ -23,13 +43,23 @@ class Collective:
 
     Attributes:
         kind: HLO opcode ("all-reduce", "all-gather", ...).
-        elements: number of array elements that it carries on each chip.
-        bytes: their size.
+        bytes: of one device's whole array: what it brings to an all-reduce, a reduce-scatter or a permutation, what it
+            takes from an all-gather.
+        group: how many devices it joins.
+        network: "ici", the links between the chips of a slice, or "dcn", the data centre's network between slices.
     """
 
     kind: str
-    elements: int
     bytes: int
+    group: int
+    network: Literal["ici", "dcn"] = "ici"
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends on a ring (Thakur et al. 2005): an all-reduce goes round twice, others once."""
+        if self.kind == "collective-permute":
+            return self.bytes if self.group > 1 else 0.0
+        return self.bytes * (self.group - 1) / self.group * (2 if self.kind == "all-reduce" else 1)
 
 
 def _arrays(type_: str) -> list[tuple[str, int]]:
@@ -39,8 +69,16 @@ def _arrays(type_: str) -> list[tuple[str, int]]:
     ]
 
 
+def _item_bytes(dtype: str) -> float:
+    if _EIGHT_BIT_FLOAT.match(dtype):
+        return 1
+    if _FOUR_BITS.match(dtype):
+        return 0.5
+    return _ITEM_BYTES[dtype]  # an unknown one must not be counted as anything
+
+
 def _bytes(type_: str) -> int:
-    return sum(_ITEM_BYTES.get(dtype, 4) * size for dtype, size in _arrays(type_))
+    return math.ceil(sum(_item_bytes(dtype) * size for dtype, size in _arrays(type_)))
 
 
 def hbm_bytes(text: str) -> int:
@@ -65,21 +103,54 @@ def hbm_bytes(text: str) -> int:
     return total
 
 
-def collectives(text: str) -> tuple[Collective, ...]:
-    """The communications of a compiled program, from its HLO text."""
-    kinds = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+def collectives(text: str, slices: int = 1) -> tuple[Collective, ...]:
+    """The communications of a compiled program, from its HLO text.
+
+    A program for several slices is that of one slice: what goes between slices it hands to its host, as a `send` that
+    names the reduction. One inside a loop counts once; a train step has none in a loop.
+
+    Args:
+        text: of the program.
+        slices: that it was compiled for.
+    """
+    everyone = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
+    devices = int(everyone[1]) if everyone else 1
     found = []
-    for _, type_, opcode, _ in _INSTRUCTION.findall(text):
+    for _, type_, opcode, rest in _INSTRUCTION.findall(text):
         kind = opcode.removesuffix("-start")
-        if kind not in kinds:
-            continue
-        # An asynchronous gather's type lists its operands and then its results.
-        parts = _arrays(type_)
-        if opcode.endswith("-start") and kind != "all-reduce":
-            parts = parts[len(parts) // 2 :]
-        size = sum(_ITEM_BYTES.get(dtype, 4) * count for dtype, count in parts)
-        found.append(Collective(kind, sum(count for _, count in parts), size))
+        if opcode == "send" and "_xla_megascale_transfer_type" in rest:
+            transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', rest)
+            kind = transfer[1].lower().replace("_", "-") if transfer else "send"
+            # (array, context, token)
+            found.append(Collective(kind, _bytes(type_.split(", u32[]")[0]), slices, "dcn"))
+        elif kind in _COLLECTIVES:
+            group = _permuted(rest) if kind == "collective-permute" else _group(rest, devices)
+            size = _result_bytes(type_, opcode)
+            found.append(Collective(kind, size * group if kind == "reduce-scatter" else size, group))
     return tuple(found)
+
+
+def _result_bytes(type_: str, opcode: str) -> int:
+    """Of what comes out; an asynchronous one's type lists its operands, its results and its contexts (`u32[]`)."""
+    if not opcode.endswith("-start") or opcode == "all-reduce-start":
+        return _bytes(type_)
+    parts = [part for part in _arrays(type_) if part != ("u32", 1)]
+    return math.ceil(sum(_item_bytes(dtype) * count for dtype, count in parts[len(parts) // 2 :]))
+
+
+def _group(attributes: str, devices: int) -> int:
+    """Devices in a replica group: of `{{0,1},{2,3}}`, or of `[2,4]<=[8]`, which is groups by size; `{}` is everyone."""
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
+        return int(iota[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return len(listed[1].split(","))
+    return devices
+
+
+def _permuted(attributes: str) -> int:
+    """2 where anything goes to another device, 1 where all stays."""
+    pairs = re.findall(r"\{(\d+),(\d+)\}", attributes.partition("source_target_pairs=")[2])
+    return 2 if any(source != target for source, target in pairs) else 1
 
 
 def float32_convolutions(text: str) -> tuple[str, ...]:

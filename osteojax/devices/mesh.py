@@ -3,6 +3,10 @@
 One mesh with two axes. `data` splits the batch; `fsdp` splits the batch too, and in addition the parameters,
 their optimizer moments and their averages. Everything runs under `jax.jit` with these shardings: the program is
 written for the global batch, and XLA inserts the collectives. A `pmap` path would add nothing to that.
+
+Of several TPU slices, which only the data centre's network (DCN) joins, `data` counts slice by slice and `fsdp` stays
+within one: the compiler then reduces a gradient within each slice first, and sends each chip's share of it between
+them.
 """
 
 from typing import Any
@@ -34,6 +38,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list[jax.Device] | None = 
             f"mesh.data={data} x mesh.fsdp={fsdp} does not fit the {len(devices)} devices present; "
             "use mesh.data=-1 to take all of them"
         )
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if any(len(members) % fsdp for members in slices.values()):
+        raise UserError(
+            f"mesh.fsdp={fsdp} does not divide the {len(slices[min(slices)])} devices of a slice; parameters are not "
+            "split over the network between slices"
+        )
+    devices = [device for index in sorted(slices) for device in slices[index]]
     return Mesh(np.asarray(devices[: data * fsdp]).reshape(data, fsdp), ("data", "fsdp"))
 
 

@@ -187,6 +187,17 @@ def all_finite(state: TrainState) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
+def sharded_step(recipe: Recipe, step: int, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+    """The jitted train step in force at `step`, state and batch laid out on the mesh; the state is donated."""
+    layout = state_sharding(mesh, state)
+    return jax.jit(
+        make_train_step(recipe, step),
+        donate_argnums=0,
+        in_shardings=(layout, batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
+    )
+
+
 def compile_step(
     recipe: Recipe, step: int, state: TrainState, batch: Mapping[str, Any], mesh: jax.sharding.Mesh
 ) -> tuple[jax.stages.Compiled, dict[str, float]]:
@@ -195,14 +206,7 @@ def compile_step(
     State and batch may be arrays or `jax.ShapeDtypeStruct`s.
     """
     began = time.perf_counter()
-    layout = state_sharding(mesh, state)
-    function = jax.jit(
-        make_train_step(recipe, step),
-        donate_argnums=0,
-        in_shardings=(layout, batch_sharding(mesh)),
-        out_shardings=(layout, replicated(mesh)),
-    )
-    compiled = function.lower(state, batch).compile()
+    compiled = sharded_step(recipe, step, state, mesh).lower(state, batch).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     facts = {
         "compile_seconds": time.perf_counter() - began,
