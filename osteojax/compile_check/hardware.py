@@ -110,11 +110,12 @@ class Topology:
         # There is no TPU to ask: without these libtpu waits half a minute for a metadata server.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any: the topology says what there is
         options: dict[str, object] = {**_OPTIONS.get(self.generation, {})}
         if self.slices > 1:
             options["num_slices"] = self.slices
-        if any(side % 2 for side in self.sides[:2]):  # part of a host
-            options["chips_per_host_bounds"] = [*self.sides[:2], 1]
+        if math.prod(self.sides) == 1:  # part of a host
+            options["chips_per_host_bounds"] = [1, 1, 1]
         name = f"{self.generation}:{'x'.join(map(str, self.sides))}"
         try:
             return list(topologies.get_topology_desc(name, "tpu", **options).devices)

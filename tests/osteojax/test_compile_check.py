@@ -158,7 +158,7 @@ def test_gpus_are_told_with_less(quick, capsys):
     with pytest.raises(UserError, match="that of GPUs is not here"):
         reports.largest_batch(quick, "h100:8")
     quick.mesh.fsdp = 2
-    with pytest.raises(UserError, match="mesh.fsdp=1"):
+    with pytest.raises(UserError, match=r"mesh\.fsdp=1"):
         compile_check(quick, "h100:8")
 
 
