@@ -236,7 +236,8 @@ class Faulty(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def pass_on(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.body()
+        del self.headers["Transfer-Encoding"]  # it goes on in one piece
         type(self).count += 1
         if self.away or self.count % 10 == 0:
             self.answer(503, {}, b"")
@@ -245,6 +246,17 @@ class Faulty(http.server.BaseHTTPRequestHandler):
         line.request(self.command, self.path, body, dict(self.headers))
         got = line.getresponse()
         self.answer(got.status, dict(got.getheaders()), got.read())
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return b"".join(parts)
 
     def answer(self, status, headers, body):
         self.send_response(status)
