@@ -25,6 +25,11 @@ done
 
 # The newest checkpoint: what a start has to get beyond to count as progress.
 newest() {
+    if [[ $workdir == *://* ]]; then
+        # Of a bucket that does not answer nothing is known: such a start counts as fruitless.
+        python3 -c 'import sys; from osteojax import storage; print(storage.newest_step(sys.argv[1]))' "$workdir" 2>/dev/null
+        return 0
+    fi
     [[ -d $workdir/checkpoints ]] || return 0
     find "$workdir/checkpoints" -maxdepth 1 -mindepth 1 -regex '.*/[0-9]+' -printf '%f\n' | sort -n | tail -1
 }

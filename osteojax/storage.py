@@ -440,14 +440,24 @@ def leased(store: Store) -> Iterator[Callable[[], None]]:
 
 def _held(store: Store) -> dict[str, Any]:
     """What the lock says of its holder; empty where there is none."""
-    found: dict[str, Any] = json.loads(store.read(_LOCK) or b"{}")
-    return found
+    return _read_lock(store.read(_LOCK), store)
+
+
+def _read_lock(text: bytes | None, store: Store) -> dict[str, Any]:
+    try:
+        found = json.loads(text or b"{}")
+        int(found.get("pid", 0))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{store.url}/{_LOCK} is not a lock of osteojax: see that no run works there, and remove it"
+        ) from None
+    return dict(found)
 
 
 def _take(store: Store, me: Mapping[str, Any]) -> None:
     text, generation = store.read_with_generation(_LOCK)
     if text is not None:
-        held = json.loads(text)
+        held = _read_lock(text, store)
         if held.get("host") != me["host"] or _alive(int(held.get("pid", 0))):
             log.info(
                 "%s is held by %s; waiting %.0f seconds for a sign of life", store.url, _holder(held), _LEASE
@@ -457,9 +467,9 @@ def _take(store: Store, me: Mapping[str, Any]) -> None:
                 time.sleep(min(2.0, _LEASE / 4))
                 now, generation = store.read_with_generation(_LOCK)
                 if now is not None and now != text:
+                    held = _read_lock(now, store)
                     raise UserError(
-                        f"another run is working in {store.url} ({_holder(json.loads(now))}); wait for it, stop it, or "
-                        "use another folder"
+                        f"another run is working in {store.url} ({_holder(held)}); wait for it, stop it, or use another folder"
                     )
                 text = now
     store.write(_LOCK, json.dumps(me).encode(), if_equal=generation)
@@ -536,6 +546,15 @@ def mirrored(url: str) -> Iterator[Path]:
             thread.join()
             if any(folder.iterdir()):
                 send()
+
+
+def newest_step(url: str) -> int | None:
+    """The newest checkpoint of the run that was published at `url`; None where there is none yet."""
+    listing = read_listing(Store(url))
+    names = [name.split("/") for name in listing.files] if listing else []
+    return max(
+        (int(n[1]) for n in names if len(n) > 2 and n[0] == "checkpoints" and n[1].isdecimal()), default=None
+    )
 
 
 def committed_steps(workdir: Path) -> list[str]:

@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "osteojax"))
 import small
 from processes import wait_for_step
 
+from osteojax import storage
+
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 RESTART = str(LAUNCH / "restart.sh")
 
@@ -70,6 +72,22 @@ def test_starts_that_bring_nothing_come_to_an_end_and_progress_begins_the_count_
     (stand_ins.folder / "osteojax.calls").unlink()
     fake_training(stand_ins, [75] * 10 + [0])
     assert run(RESTART, "osteojax", "train", f"--workdir={tmp_path / 'run'}", RESTARTS=3).returncode == 0
+
+
+def test_progress_of_a_run_in_a_bucket_is_asked_of_the_bucket(stand_ins):
+    fake_training(stand_ins, [75] * 6 + [0], advances=False)
+    stand_ins.write("python3", "wc -l < $calls")  # a checkpoint further each time that it is asked
+    done = run(RESTART, "osteojax", "train", "--workdir=gs://bones/run", RESTARTS=3)
+    assert done.returncode == 0 and all(
+        call.endswith(" gs://bones/run") for call in stand_ins.calls("python3")
+    )
+    (stand_ins.folder / "osteojax.calls").unlink()
+    stand_ins.write("python3", "echo 4")
+    assert run(RESTART, "osteojax", "train", "--workdir=gs://bones/run", RESTARTS=3).returncode == 75
+    assert len(stand_ins.calls("osteojax")) == 3
+    # What it asks is there to be asked.
+    text = Path(RESTART).read_text()
+    assert "storage.newest_step(" in text and callable(storage.newest_step)
 
 
 def test_a_signal_to_the_script_saves_the_run_and_starts_nothing_again(stand_ins, tmp_path):

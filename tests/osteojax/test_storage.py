@@ -147,6 +147,27 @@ def test_the_lease_of_a_dead_run_is_taken_over(bucket, monkeypatch, holder):
             allowed()
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b"3", b'{"pid": "x"}', b'{"pid": null}', b"\xff"])
+def test_a_lock_that_is_none_is_one_sentence(bucket, monkeypatch, text):
+    monkeypatch.setattr(storage, "_LEASE", 0.2)
+    Store(URL).write(".osteojax/lock.json", text)
+    with pytest.raises(UserError, match=r"lock\.json is not a lock of osteojax"):
+        storage.leased(Store(URL)).__enter__()
+
+
+def test_the_newest_checkpoint_of_a_published_run(bucket, tmp_path):
+    assert storage.newest_step(URL) is None
+    with storage.workdir(URL) as folder:
+        written(
+            folder,
+            checkpoints__9__record="1",
+            checkpoints__10__record="1",
+            other__11__x="1",
+            checkpoints__x__y="1",
+        )
+    assert storage.newest_step(URL) == 10
+
+
 def test_a_result_is_whole_or_absent(bucket):
     with pytest.raises(ZeroDivisionError), storage.output(URL, overwrite=False) as out:
         written(out, a="half")
