@@ -469,7 +469,8 @@ def _take(store: Store, me: Mapping[str, Any]) -> None:
                 if now is not None and now != text:
                     held = _read_lock(now, store)
                     raise UserError(
-                        f"another run is working in {store.url} ({_holder(held)}); wait for it, stop it, or use another folder"
+                        f"another run is working in {store.url} ({_holder(held)}); wait for it, stop it, or use "
+                        "another folder"
                     )
                 text = now
     store.write(_LOCK, json.dumps(me).encode(), if_equal=generation)
