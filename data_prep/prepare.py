@@ -29,7 +29,7 @@ from data_prep.preprocess import PreprocessSpec
 from data_prep.report import write_report
 from data_prep.settings import PrepareSettings, read_settings
 from data_prep.shards import Example, write_shards
-from data_prep.source import SPLITS, Record, Rejected, Source, read_source
+from data_prep.source import Record, Rejected, Source, in_order, read_source
 from data_prep.split import assign_splits, check_given_splits
 from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, split_warnings
 from data_prep.workdir import (
@@ -40,6 +40,7 @@ from data_prep.workdir import (
     open_workdir,
 )
 from data_prep.workers import WorkerDied, available_cores, run_tasks
+from osteojax.errors import UserError
 from osteojax.files import disk_errors
 from osteojax.progress import progress
 
@@ -140,7 +141,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
             gathered.root.rename(workdir.result / PHANTOM)
         workdir.publish()
     counts = Counter(row.split for row in rows)
-    images_by_split = {name: counts[name] for name in SPLITS if counts[name]}
+    images_by_split = {name: counts[name] for name in in_order(counts)}
     shown = ", ".join(f"{name} {count}" for name, count in images_by_split.items())
     log.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(rejected))
     return PrepareResult(
@@ -307,6 +308,12 @@ def _groups(images: Sequence[PreparedImage], found: Audit) -> dict[str, str]:
 
 def _splits(kept: Sequence[PreparedImage], groups: Mapping[str, str], settings: PrepareSettings) -> list[str]:
     files = [image.record.file for image in kept]
+    given = next((image.record for image in kept if image.record.split), None)
+    if settings.split.folds and given:
+        raise UserError(
+            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
+            f"{given.split}; take its splits away, or leave split.folds at 0"
+        )
     return assign_splits(
         [image.record.label for image in kept],
         [groups[file] for file in files],
@@ -335,14 +342,12 @@ def _write_dataset(
 ) -> None:
     keys = {row.id: image.prepared.key for row, image in zip(rows, kept, strict=True)}
     splits: dict[str, list[Example]] = {}
-    for name in SPLITS:
-        examples = [
+    for name in in_order(row.split for row in rows):
+        splits[name] = [
             Example(row.id, row.file, row.label, row.patient_id, row.group, row.metadata)
             for row in rows
             if row.split == name
         ]
-        if examples:
-            splits[name] = examples
     write_shards(
         workdir.result,
         splits,

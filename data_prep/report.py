@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_prep.manifest import Row
 from data_prep.preprocess import PreprocessSpec
-from data_prep.source import SPLITS, Rejected
+from data_prep.source import Rejected, in_order
 from osteojax.files import write_atomically
 
 _THUMBNAILS_PER_CLASS = 4
@@ -77,13 +77,12 @@ def _table(head: Sequence[str], body: Iterable[Sequence[object]], cell: str = "<
 def _split_table(rows: Sequence[Row], class_names: Sequence[str]) -> str:
     counts = Counter((row.split, row.label) for row in rows)
     body = []
-    for split in SPLITS:
+    for split in in_order(row.split for row in rows):
         mine = [row for row in rows if row.split == split]
-        if mine:
-            images = [counts[split, name] for name in class_names]
-            body.append(
-                [split, *images, len(mine), len({r.patient_id for r in mine}), len({r.group for r in mine})]
-            )
+        images = [counts[split, name] for name in class_names]
+        body.append(
+            [split, *images, len(mine), len({r.patient_id for r in mine}), len({r.group for r in mine})]
+        )
     return _table(["split", *class_names, "images", "patients", "groups"], body)
 
 

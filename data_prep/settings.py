@@ -11,6 +11,7 @@ from data_prep.denoise.registry import DenoiseSpec
 from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import class_lookup
+from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
 from osteojax.errors import UserError
 
@@ -49,11 +50,17 @@ class DenoiseSection:
 
 @dataclasses.dataclass(frozen=True)
 class SplitSection:
-    """`split.*`: shares of the images."""
+    """`split.*`: shares of the images.
+
+    Attributes:
+        train, val, test: of each split.
+        folds: how many folds to deal instead; 0 for none. Which of them is tested is the training's to say.
+    """
 
     train: Annotated[float, Share] = 0.70
     val: Annotated[float, Share] = 0.15
     test: Annotated[float, Share] = 0.15
+    folds: Annotated[int, Bound(low=0, high=100)] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +149,10 @@ class PrepareSettings:
     @property
     def fractions(self) -> dict[str, float]:
         """Split -> share of the images."""
-        return dataclasses.asdict(self.split)
+        split = self.split
+        if split.folds:
+            return {folds.fold_name(fold): 1 / split.folds for fold in range(split.folds)}
+        return {"train": split.train, "val": split.val, "test": split.test}
 
     def phantom_config(self, workers: int) -> PhantomConfig:
         """What the phantom consists of."""
@@ -159,7 +169,13 @@ def read_settings(config: ConfigDict) -> PrepareSettings:
     class_lookup(settings.class_names, settings.class_aliases)
     settings.spec  # noqa: B018  a denoiser that does not exist is told here
     settings.phantom_config(1)
-    if abs(sum(settings.fractions.values()) - 1) > 1e-6 or not settings.split.train:
+    if settings.split.folds:
+        if settings.split.folds < folds.FEWEST:
+            raise UserError(
+                f"split.folds={settings.split.folds}: one is tested, one validated and the others learned from; "
+                f"{folds.FEWEST} at least, or 0 for none"
+            )
+    elif abs(sum(settings.fractions.values()) - 1) > 1e-6 or not settings.split.train:
         shown = ", ".join(f"split.{name}={value:g}" for name, value in settings.fractions.items())
         raise UserError(
             f"split fractions must lie in [0, 1], add up to 1, and give train a share; got {shown}"

@@ -20,6 +20,14 @@ from osteojax.errors import UserError
 
 LABELS_FILE = "labels.csv"
 SPLITS = ("train", "val", "test")
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Each of these splits once: training, validation, test, then folds by number."""
+    known = {name: place for place, name in enumerate(SPLITS)}
+    return sorted(set(splits), key=lambda name: (known.get(name, len(known)), len(name), name))
+
+
 _SPLIT_NAMES = {
     **{name: name for name in SPLITS},
     **{"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"},

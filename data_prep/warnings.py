@@ -8,8 +8,8 @@ from data_prep.manifest import Row
 from data_prep.patients import patient_warnings
 from data_prep.prepared import PreparedImage
 from data_prep.settings import PrepareSettings
-from data_prep.source import SPLITS
 from data_prep.split import missing_classes
+from osteojax import folds
 from osteojax.errors import UserError
 
 # A UID, a DICOM person name, a date: what files of an archive are called after.
@@ -69,7 +69,15 @@ def split_warnings(rows: Sequence[Row], settings: PrepareSettings) -> list[str]:
         if split == "train":
             raise UserError(f"{text}; nothing could be learned of it. Add images or remove the class")
         warnings.append(text)
-    for name in SPLITS:
+    for fold in range(settings.split.folds):
+        learning = set(folds.parts(fold, settings.split.folds)["train"])
+        learned = {label for label, split in zip(labels, splits, strict=True) if split in learning}
+        if lacking := sorted(set(labels) - learned):
+            raise UserError(
+                f"where {folds.fold_name(fold)} is tested, training has no image of {', '.join(lacking)}: too few "
+                "patients for so many folds. Add images, take fewer folds, or remove the class"
+            )
+    for name in settings.fractions:
         if settings.fractions[name] > 0 and name not in splits:
             warnings.append(f"split {name} is empty: too few patients")
     return warnings

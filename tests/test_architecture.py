@@ -15,6 +15,7 @@ GROUND = {
     "osteojax.registry",
     "osteojax.progress",
     "osteojax.config",
+    "osteojax.folds",
 }
 
 # From the bottom up; what stands in one line may not import its neighbours' floor, only those above it in this list.

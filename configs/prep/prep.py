@@ -33,6 +33,8 @@ def get_config() -> ConfigDict:
 
     # Shares of the images, in each class. A patient, and identical pixels, are never divided.
     config.split = ConfigDict({"train": 0.70, "val": 0.15, "test": 0.15})
+    # Instead of them, so many equal folds for cross-validation: training says which one is tested (--config.fold).
+    config.split.folds = 0
     # Identical pixels under contradictory labels can neither be learned nor scored: quarantine, or keep.
     config.conflicts = "quarantine"
     # Identical pixels under one label would count twice: drop all but the first, or keep.

@@ -67,6 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
                     "schedule_settings": c({}),
                 }
             ),
+            # Of a dataset of folds, the one that is tested; the next one validates. -1: it has splits of its own.
+            "fold": -1,
             "epochs": 30.0,
             # split "none" trains without validation, for a dataset that has none.
             "eval": c({"split": "val", "batch_size": 32, "every_steps": 0}),

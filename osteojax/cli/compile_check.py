@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     import json
 
     from osteojax import config as configs
+    from osteojax import folds
     from osteojax.compile_check.program import Shapes
     from osteojax.compile_check.report import Job, compile_check, largest_batch, print_report
     from osteojax.data.dataset import PreparedDataset
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     shapes = Shapes(arguments.image_size, arguments.classes)
     images = arguments.images
     if config.data.dir:
-        dataset = PreparedDataset.open(config.data.dir)
+        dataset = PreparedDataset.open(config.data.dir).for_fold(config.get("fold", folds.NONE))
         shapes = Shapes(dataset.image_shape[0], len(dataset.class_names))
         images = dataset.splits["train"]
     job = Job(images, price=arguments.price)

@@ -23,6 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--source", help="radiographs, which are prepared once for all runs that prepare alike")
     data.add_argument("--data_dir", help="a prepared dataset for all runs")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the sweep file")
+    parser.add_argument("--folds", type=int, help="likewise: cross-validation, the folds' predictions pooled")
     parser.add_argument(
         "--processes", type=int, default=1, help="runs at a time; each gets its share of the cores"
     )
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     import dataclasses
 
+    from osteojax.data.dataset import PreparedDataset
     from osteojax.errors import UserError
     from osteojax.sweep import execute, plan, schedulers
 
@@ -50,9 +52,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     sweep = dataclasses.replace(
         sweep,
         seeds=tuple(arguments.seeds or sweep.seeds),
+        folds=sweep.folds if arguments.folds is None else arguments.folds,
         train=arguments.config or sweep.train,
         prep=arguments.prep or sweep.prep,
     )
+    plan.check_folds(sweep.folds, "--folds")
+    if arguments.data_dir and (there := PreparedDataset.open(arguments.data_dir).folds) != sweep.folds:
+        raise UserError(
+            f"{arguments.data_dir} has {there} folds, the sweep {sweep.folds}: say --folds={there}"
+        )
     runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
     for number in arguments.only or ():
         if number not in range(len(runs)):
@@ -99,11 +107,8 @@ def _show(out: Path, sweep: "Sweep", outcomes: "Sequence[Outcome]") -> None:
 
     print_table(
         f"sweep {sweep.name} in {out}",
-        ("run", "variant", "seed", "state"),
-        [
-            (str(number), outcome.run.variant, str(outcome.run.seed), outcome.state)
-            for number, outcome in enumerate(outcomes)
-        ],
+        ("run", "variant, seed, fold", "state"),
+        [(str(number), outcome.run.name, outcome.state) for number, outcome in enumerate(outcomes)],
     )
     for outcome in outcomes:
         if outcome.reason:

@@ -1,13 +1,13 @@
 """A directory that `osteojax prep` wrote, opened without TensorFlow."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from osteojax import storage
+from osteojax import folds, storage
 from osteojax.errors import UserError
 
 Example = dict[str, Any]
@@ -60,6 +60,7 @@ class PreparedDataset:
         fingerprint: hash of contents, labels, splits and preprocessing.
         splits: number of examples of each split.
         image_shape: (height, width, 1).
+        folds: how many folds the dataset was dealt into; 0 where it has a training, a validation and a test split.
     """
 
     directory: Path
@@ -68,6 +69,8 @@ class PreparedDataset:
     fingerprint: str
     splits: dict[str, int]
     image_shape: tuple[int, int, int]
+    folds: int
+    _parts: Mapping[str, tuple[str, ...]] = dataclasses.field(repr=False, compare=False)
     _builder: Any = dataclasses.field(repr=False, compare=False)
 
     @classmethod
@@ -95,13 +98,16 @@ class PreparedDataset:
                 raise UserError(
                     f"{directory} holds no preprocessing spec; it was not written by `osteojax prep`"
                 )
+            splits = {name: split.num_examples for name, split in info.splits.items()}
             return cls(
                 directory=directory,
                 class_names=tuple(info.features["label"].names),
                 preprocessing=dict(metadata["preprocessing"]),
                 fingerprint=metadata["fingerprint"],
-                splits={name: split.num_examples for name, split in info.splits.items()},
+                splits=splits,
                 image_shape=tuple(info.features["image"].shape),
+                folds=folds.fold_count(splits),
+                _parts={name: (name,) for name in splits},
                 _builder=builder,
             )
         except UserError:
@@ -110,6 +116,31 @@ class PreparedDataset:
             raise UserError(
                 f"{directory} is no whole prepared dataset ({_first_line(error)}); copy it again, or prepare it again"
             ) from error
+
+    def for_fold(self, fold: int) -> "PreparedDataset":
+        """The dataset with one fold as its test split, the next as validation and the others as training.
+
+        Args:
+            fold: from 0; `folds.NONE` for a dataset that is not dealt into folds.
+
+        Raises:
+            UserError: there is no such fold, or one must be chosen.
+        """
+        if not self.folds:
+            if fold == folds.NONE:
+                return self
+            raise UserError(
+                f"fold={fold}: {self.directory} is not dealt into folds; prepare it with --config.split.folds=5, "
+                f"or leave fold at {folds.NONE}"
+            )
+        if not 0 <= fold < self.folds:
+            raise UserError(
+                f"{self.directory} is dealt into {self.folds} folds; say which is tested with --config.fold=0 to "
+                f"{self.folds - 1}, not {fold}"
+            )
+        parts = folds.parts(fold, self.folds)
+        counts = {split: sum(self.splits[part] for part in of) for split, of in parts.items()}
+        return dataclasses.replace(self, splits=counts, folds=0, _parts=parts)
 
     def source(self, split: str) -> Split:
         """Random access to the examples of a split, without TensorFlow.
@@ -121,7 +152,7 @@ class PreparedDataset:
             present = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise UserError(f"{self.directory} has no examples in split {split!r}; it has {present}")
         try:
-            source = self._builder.as_data_source(split)
+            source = self._builder.as_data_source("+".join(self._parts[split]))
             found = len(source)
         except Exception as error:
             raise UserError(

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from osteojax import config as configs
+from osteojax import folds
 from osteojax.data.dataset import PreparedDataset, Split
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
@@ -57,13 +58,15 @@ class Run:
         return list(self.record["class_names"])
 
     def dataset(self, data_dir: str | Path | None = None) -> PreparedDataset:
-        """A dataset prepared as the training data were: by default those.
+        """A dataset prepared as the training data were: by default those, where a run of one fold has that as `test`.
 
         Raises:
             UserError: there is none, or it was prepared otherwise.
         """
         dataset = PreparedDataset.open(data_dir or self.config.data.dir)
         check_same_preparation(dict(self.record), dataset)
+        if dataset.fingerprint == self.record["dataset_fingerprint"]:
+            return dataset.for_fold(self.config.get("fold", folds.NONE))
         return dataset
 
     @functools.cached_property

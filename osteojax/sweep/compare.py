@@ -73,6 +73,13 @@ class Row:
     p: Mapping[str, float] | None
 
 
+def pooled(of_folds: Sequence[Predicted]) -> Predicted:
+    """The predictions of all folds as those of one test split: each patient is tested in one fold."""
+    return Predicted(
+        *(np.concatenate([getattr(one, f.name) for one in of_folds]) for f in dataclasses.fields(Predicted))
+    )
+
+
 def read_predictions(path: Path, class_names: Sequence[str]) -> Predicted:
     """The table that `osteojax evaluate` writes.
 
@@ -100,10 +107,16 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
         seed: of the draws.
     """
     found: dict[str, list[Predicted]] = {}
+    of_seed: dict[tuple[str, int], list[Predicted]] = {}
     for run in runs:
         folder = out / run.folder / "eval" / "test"
         names = list(json.loads((folder / "metrics.json").read_text())["per_class"])
-        found.setdefault(run.variant, []).append(read_predictions(folder / "predictions.csv", names))
+        of_seed.setdefault((run.variant, run.seed), []).append(
+            read_predictions(folder / "predictions.csv", names)
+        )
+    for (name, _), of_folds in of_seed.items():
+        if len(of_folds) == max(1, sweep.folds):  # a seed counts when all its folds are there
+            found.setdefault(name, []).append(pooled(of_folds))
     samples = {name: _samples(predicted, seed) for name, predicted in found.items()}
     people = {
         name: sorted({str(x) for one in predicted for x in one.patients}) for name, predicted in found.items()

@@ -6,6 +6,7 @@ A sweep file is Python: a docstring that says command, cost and what was found, 
     PREP = "configs/prep/prep.py"                 # the preparation; only where runs prepare
     BASELINE = "stage3+"                          # the name that the others are compared with
     SEEDS = (0, 1, 2)                             # every variant is run with each
+    FOLDS = 5                                     # and, where given, on each fold, whose predictions are pooled
     METRIC = "balanced_accuracy"                  # what the comparison's first table is about
 
     def variants():
@@ -15,6 +16,7 @@ A sweep file is Python: a docstring that says command, cost and what was found, 
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import types
@@ -25,6 +27,7 @@ from typing import Any
 import ml_collections
 
 from osteojax import config as configs
+from osteojax import folds
 from osteojax.errors import UserError
 from osteojax.metrics.registry import scalar
 
@@ -60,6 +63,7 @@ class Sweep:
         train, prep: config files; `prep` is None where nothing is prepared.
         baseline: name of a variant.
         seeds: of every variant.
+        folds: of the dataset; 0 where it has a test split of its own.
         metric: a registered scalar metric.
         variants: in the order of the file.
     """
@@ -70,6 +74,7 @@ class Sweep:
     prep: str | None
     baseline: str
     seeds: tuple[int, ...]
+    folds: int
     metric: str
     variants: tuple[Variant, ...]
 
@@ -81,13 +86,15 @@ class Planned:
     Attributes:
         variant: its name.
         seed: of the run.
-        folder: relative to the sweep's: `runs/<variant>/seed<seed>`.
+        fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
+        folder: relative to the sweep's: `runs/<variant>/seed<seed>`, and `/fold<fold>` in it.
         config: of the training, the data's folder left open.
         prep: of the preparation; None where the dataset is given.
     """
 
     variant: str
     seed: int
+    fold: int
     folder: Path
     config: ml_collections.ConfigDict
     prep: ml_collections.ConfigDict | None
@@ -95,7 +102,9 @@ class Planned:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.variant}, seed {self.seed}"
+        return f"{self.variant}, seed {self.seed}" + (
+            f", fold {self.fold}" if self.fold != folds.NONE else ""
+        )
 
 
 def load_sweep(path: str) -> Sweep:
@@ -117,6 +126,7 @@ def load_sweep(path: str) -> Sweep:
         prep=values.get("PREP"),
         baseline=values.get("BASELINE", ""),
         seeds=tuple(values.get("SEEDS", (0,))),
+        folds=values.get("FOLDS", 0),
         metric=values.get("METRIC", "balanced_accuracy"),
         variants=tuple(variants),
     )
@@ -146,9 +156,16 @@ def _check(sweep: Sweep, file: Path) -> None:
         raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise UserError(f"{file}: SEEDS={sweep.seeds} must be different whole numbers")
+    check_folds(sweep.folds, f"{file}: FOLDS")
     if sweep.prep is None and any(variant.prep for variant in sweep.variants):
         raise UserError(f"{file}: a variant sets a key of the preparation; name its config with PREP")
     scalar(sweep.metric)
+
+
+def check_folds(count: int, where: str) -> None:
+    """Raises UserError for a number of folds that is neither 0 nor enough."""
+    if not isinstance(count, int) or (count and count < folds.FEWEST):
+        raise UserError(f"{where}={count!r} must be {folds.FEWEST} at least, or 0 for none")
 
 
 def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = None) -> list[Planned]:
@@ -168,18 +185,21 @@ def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = 
         if prepared is None:
             if sweep.prep is None:
                 raise UserError(f"sweep {sweep.name} prepares nothing: give the dataset with --data_dir")
-            prep = _with(configs.load(sweep.prep), variant.prep)
+            dealt = {"split.folds": sweep.folds} if sweep.folds else {}
+            prep = _with(configs.load(sweep.prep), {**variant.prep, **dealt})
         elif variant.prep:
             raise UserError(
                 f"sweep {sweep.name}: variant {variant.name!r} needs a preparation of its own; give --source, "
                 "not --data_dir"
             )
-        for seed in sweep.seeds:
+        for seed, fold in itertools.product(sweep.seeds, range(sweep.folds) if sweep.folds else [folds.NONE]):
             config = _with(configs.load(sweep.train, overrides), {**variant.train, "seed": seed})
             if prepared is not None:
                 config.data.dir = prepared
             folder = Path("runs") / variant.name / f"seed{seed}"
-            runs.append(Planned(variant.name, seed, folder, config, prep))
+            if fold != folds.NONE:
+                config.fold, folder = fold, folder / folds.fold_name(fold)
+            runs.append(Planned(variant.name, seed, fold, folder, config, prep))
     return runs
 
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, Fraction, NotNegative, Positive, Share, read
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -116,6 +117,7 @@ class Experiment:
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss: LossSection = dataclasses.field(default_factory=LossSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
+    fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE
     epochs: Annotated[float, Positive] = 30.0
     eval: EvalSection = dataclasses.field(default_factory=EvalSection)
     best: BestSection = dataclasses.field(default_factory=BestSection)

@@ -61,7 +61,7 @@ def train(
     check_even_devices()
     with shared_errors():
         experiment = read_experiment(config)
-        dataset = PreparedDataset.open(experiment.data.dir)
+        dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
         check(experiment, dataset)
     agree_on_start(config, dataset)
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)

@@ -88,6 +88,45 @@ def test_the_data_set_holds_what_preprocess_gives(folders, tmp_path):
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_folds_share_no_patient_hold_everything_and_every_class(tmp_path):
+    root = tmp_path / "source"
+    lines = ["file,label,patient_id"]
+    for i in range(60):
+        write_image(root / f"{i}.png", i // 2 if i < 4 else i)  # copies of one patient, and of two
+        lines.append(f"{i}.png,{CLASSES[i // 3 % 3]},p{i // 3}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    prepare(str(root), tmp_path / "out", settings(split__folds=5, duplicates="keep", conflicts="keep"))
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    folds = [f"fold{k}" for k in range(5)]
+    assert {row["split"] for row in rows} == set(folds) and len(rows) == 60
+    for column in ("patient_id", "group"):
+        for value in {row[column] for row in rows}:
+            assert len({row["split"] for row in rows if row[column] == value}) == 1
+    counts = [sum(row["split"] == fold for row in rows) for fold in folds]
+    assert max(counts) - min(counts) <= 3  # a patient has three images
+    builder = tfds.builder_from_directory(str(tmp_path / "out"))
+    assert list(builder.info.splits) == folds
+    assert builder.info.metadata["split"] == {**dict.fromkeys(folds, 0.2), "seed": 0}
+
+
+def test_folds_that_cannot_be(folders, tmp_path):
+    for folds in (1, 2):
+        with pytest.raises(UserError, match=f"split.folds={folds}: one is tested"):
+            prepare(str(folders), tmp_path / "out", settings(split__folds=folds))
+    root = tmp_path / "few"
+    for i in range(16):
+        write_image(root / CLASSES[min(i // 7, 2)] / f"{i}.png", i)  # of the last class two images
+    with pytest.raises(UserError, match=r"where fold\d is tested, training has no image of osteoporosis"):
+        prepare(str(root), tmp_path / "out", settings(split__folds=3))
+    given = tmp_path / "given"
+    for i in range(30):
+        write_image(given / "train" / CLASSES[i % 3] / f"{i}.png", i)
+    with pytest.raises(UserError, match=r"deals all patients anew, but the source puts .* into train"):
+        prepare(str(given), tmp_path / "out", settings(split__folds=3))
+    assert not (tmp_path / "out").exists()
+
+
 def test_refuses_to_touch_what_is_there(folders, tmp_path):
     out = tmp_path / "out"
     prepare(folders, out, settings())

@@ -100,6 +100,19 @@ def test_groups_of_several_classes_stay_whole_and_the_rest_makes_up_for_them():
         assert sum(pair == (label, "test") for pair in zip(labels, splits, strict=True)) == 30
 
 
+def test_what_classes_leave_over_is_spread_over_the_folds():
+    """Seven patients of each of three classes in five folds: two each would be fifteen; the six others go round."""
+    labels = [name for name in "abc" for _ in range(7)]
+    names = [str(i) for i in range(21)]
+    folds = {f"fold{k}": 0.2 for k in range(5)}
+    for seed in range(5):
+        splits = assign_splits(labels, names, folds, seed=seed)
+        counts = [splits.count(fold) for fold in folds]
+        assert max(counts) - min(counts) <= 1
+        for name in "abc":
+            assert all(1 <= sum(p == (name, f) for p in zip(labels, splits, strict=True)) <= 2 for f in folds)
+
+
 def test_a_rare_class_reaches_every_split():
     labels = ["a"] * 50 + ["b"] * 3
     splits = assign_splits(labels, [str(i) for i in range(53)], THIRDS, seed=0)

@@ -66,6 +66,18 @@ def test_every_variant_is_run_with_every_seed(sweep_file, prepared):
     assert sweep.text == "A sweep of the tests."
 
 
+def test_folds_are_a_dimension_and_deal_the_preparation(sweep_file):
+    sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP="configs/prep/prep.py", FOLDS=3))
+    runs = plan.plan(sweep)
+    assert [(r.seed, r.fold) for r in runs[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert len(runs) == 12 and len({r.folder for r in runs}) == 12
+    assert runs[5].folder == Path("runs/base/seed1/fold2") and runs[5].name == "base, seed 1, fold 2"
+    assert all(r.config.fold == r.fold and r.prep.split.folds == 3 for r in runs)
+    for wrong in (1, 2, -3, 2.5):
+        with pytest.raises(UserError, match="must be 3 at least, or 0"):
+            plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP="configs/prep/prep.py", FOLDS=wrong))
+
+
 def test_a_variant_may_set_the_preparation_and_those_that_prepare_alike_share_it(sweep_file):
     variants = [
         ("base", {}),
@@ -240,6 +252,39 @@ def predicted(rng, skill, patients=40, images=2):
     return Predicted(logits, labels, np.repeat([f"p{i}" for i in range(patients)], images))
 
 
+def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, tmp_path):
+    """Against scikit-learn on all of them at once; a seed of which a fold is missing does not count yet."""
+    sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS[:1], PREP="configs/prep/prep.py", FOLDS=3))
+    runs = plan.plan(sweep)
+    rng = np.random.default_rng(0)
+    names, rows = ("healthy", "osteopenia", "osteoporosis"), []
+    for one in runs:
+        folder = tmp_path / one.folder / "eval" / "test"
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"per_class": {name: {} for name in names}}))
+        mine = []
+        for n in range(10 + one.fold):
+            p, label = rng.dirichlet((1, 1, 1)), names[n % 3]
+            mine.append([f"{one.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
+        text = "\n".join(
+            ",".join(row) for row in [["patient_id", "label", *(f"p_{n}" for n in names)], *mine]
+        )
+        (folder / "predictions.csv").write_text(text + "\n")
+        rows += [(one.seed, row) for row in mine]
+    (row,) = compare.compare(sweep, tmp_path, runs)
+    assert (row.seeds, row.n, row.patients) == (2, 33, 33)
+    of_seeds = [
+        balanced_accuracy_score(
+            [r[1] for seed, r in rows if seed == s],
+            [names[int(np.argmax([float(x) for x in r[2:]]))] for seed, r in rows if seed == s],
+        )
+        for s in (0, 1)
+    ]
+    assert row.metrics["balanced_accuracy"].value == pytest.approx(np.mean(of_seeds))
+    (row,) = compare.compare(sweep, tmp_path, runs[:-1])
+    assert (row.seeds, row.n) == (1, 33)
+
+
 def test_values_and_paired_differences_are_those_of_a_plain_bootstrap():
     rng = np.random.default_rng(0)
     base = predicted(rng, 1.0)
@@ -369,7 +414,9 @@ def test_a_sweep_from_command_to_tables(real, sweep_file, prepared, tmp_path, ca
 
 
 def test_names_are_text_on_the_page():
-    sweep = plan.Sweep("x<script>", "", "", None, "base", (0,), "accuracy", (plan.Variant("base", {}, {}),))
+    sweep = plan.Sweep(
+        "x<script>", "", "", None, "base", (0,), 0, "accuracy", (plan.Variant("base", {}, {}),)
+    )
     assert "<script>" not in tables.page(sweep, [], [])
 
 
