@@ -480,4 +480,32 @@ PREPARATION: tuple[Mutant, ...] = (
         "fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)",
         ("tests/data_prep/test_prepare.py::test_a_second_run_leaves_the_first_ones_work_alone",),
     ),
+    Mutant(
+        "resized: denoised before after all",
+        "data_prep/preprocess.py",
+        'return _resize(pixels, spec, pixel_aspect) if spec.denoise_at == "resized" else pixels',
+        "return pixels",
+        ("tests/data_prep/test_preprocess.py",),
+    ),
+    Mutant(
+        "folds: what is left over piles up",
+        "data_prep/split.py",
+        "+ 1e-9 * missing.sum(axis=1)",
+        "",
+        ("tests/data_prep/test_split.py",),
+    ),
+    Mutant(
+        "folds: given splits are passed over",
+        "data_prep/prepare.py",
+        "if settings.split.folds and given:",
+        "if False:",
+        ("tests/data_prep/test_prepare.py::test_folds_that_cannot_be",),
+    ),
+    Mutant(
+        "folds: a class that no fold teaches",
+        "data_prep/warnings.py",
+        "if lacking := sorted(set(labels) - learned):",
+        "if lacking := []:",
+        ("tests/data_prep/test_prepare.py::test_folds_that_cannot_be",),
+    ),
 )
