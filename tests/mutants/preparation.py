@@ -301,8 +301,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the noisy image resized",
         "data_prep/preprocess.py",
-        "_min_max(_resize(denoised, spec, pixel_aspect)",
-        "_min_max(_resize(pixels, spec, pixel_aspect)",
+        "else _resize(denoised, spec, pixel_aspect)",
+        "else _resize(pixels, spec, pixel_aspect)",
         ("tests/data_prep/test_preprocess.py::test_a_denoiser_is_one_registration",),
     ),
     Mutant(
@@ -315,7 +315,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "letterboxes padded with zero",
         "data_prep/preprocess.py",
-        "np.full((size, size), small.min(), np.float32)",
+        "np.full((size, size), pixels.min(), np.float32)",
         "np.zeros((size, size), np.float32)",
         ("tests/data_prep/test_preprocess.py::test_a_letterbox_is_padded_with_the_darkest_value",),
     ),
