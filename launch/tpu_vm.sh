@@ -3,7 +3,8 @@
 #
 # needs      gcloud, logged in, with a project and the TPU API; data and workdir where all hosts see them
 # command    NAME=bones ZONE=us-west4-a TYPE=v5litepod-8 launch/tpu_vm.sh all --config=... --workdir=... --config.data.dir=...
-# cost       osteojax compile-check --config=configs/train/paper_resnet50.py --topology=v5e:2x4
+# cost       osteojax compile-check --config=configs/train/paper_resnet50.py --topology=v5e:2x4 --images=2114
+#            the paper's 30 epochs: at least 2.2 s, 0.30 chip-minutes; start and compilation take longer
 # follow     launch/tpu_vm.sh logs
 # stop       launch/tpu_vm.sh stop: it saves and ends; launch/tpu_vm.sh delete gives the slice back
 # resume     the same `all`, or `run`

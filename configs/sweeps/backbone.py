@@ -3,6 +3,8 @@
     osteojax sweep --sweep=configs/sweeps/backbone.py --out=SWEEP --source=RADIOGRAPHS
 
 The weights are fetched; without a network name those that are at hand in a sweep file of your own.
+
+Not run on public data yet: cost and finding are open.
 """
 
 from osteojax.sweep.plan import Variants

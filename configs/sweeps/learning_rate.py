@@ -3,6 +3,8 @@
     osteojax sweep --sweep=configs/sweeps/learning_rate.py --out=SWEEP --source=RADIOGRAPHS
 
 Choose by validation, not by this table of the test split: a rate chosen there is a result of the test set.
+
+Not run on public data yet: cost and finding are open.
 """
 
 from osteojax.sweep.plan import Variants

@@ -3,6 +3,8 @@
     osteojax sweep --sweep=configs/sweeps/resolution.py --out=SWEEP --source=RADIOGRAPHS
 
 The cost of a step grows with the square of the side.
+
+Not run on public data yet: cost and finding are open.
 """
 
 from osteojax.sweep.plan import Variants
