@@ -28,10 +28,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import resnet
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ("all", "stage3+", "stage4", "head")
-FROZEN_STAGES = {"all": 0, "stage3+": 2, "stage4": 3, "head": 4}
 DTYPES = ("bfloat16", "float32")
 
 
@@ -235,38 +235,12 @@ def our_device() -> str:
 
 def our_step(sizes: Sizes, preset: str, dtype: str, batch: int):
     """A step of the project's own code, warmed up, and the bytes that its program holds."""
-    import jax
-
     from osteojax import config as configs
-    from osteojax.devices.mesh import make_mesh
-    from osteojax.models.build import build
-    from osteojax.models.network import Network
-    from osteojax.train.experiment import read_experiment
-    from osteojax.train.step import Recipe, compile_step
 
     config = configs.load("configs/train/paper_resnet50.py")
     config.preset, config.model.dtype = preset, dtype
     config.model.name = "resnet50" if sizes.image >= 224 else "resnet18"
-    experiment = read_experiment(config)
-    network = Network(build(experiment.model, config.model.name, 3, seed=0))
-    params, stats = network.init()
-    rng = np.random.default_rng(0)
-    data = jax.device_put(
-        {
-            "image": rng.random((batch, sizes.image, sizes.image, 1), dtype=np.float32),
-            "label": rng.integers(0, 3, batch).astype(np.int32),
-            "mask": np.ones(batch, np.float32),
-        }
-    )
-    recipe = Recipe.of(experiment, network, 1000, (1.0,) * 3)
-    state = jax.jit(recipe.init_state)(params, stats)
-    compiled, facts = compile_step(recipe, 0, state, data, make_mesh(1, 1, jax.devices()[:1]))
-
-    def step() -> None:
-        nonlocal state
-        state, metrics = compiled(state, data)
-        jax.block_until_ready((state, metrics))
-
+    step, facts = resnet.our_step(config, batch, sizes.image)
     step()
     return step, facts.get("step_temporary_bytes", 0) + facts.get("step_argument_bytes", 0) or None
 
@@ -284,23 +258,6 @@ def torch_step(sizes: Sizes, preset: str, dtype: str, batch: int):
     from torch import nn
     from torch.nn import functional
 
-    class Bottleneck(nn.Module):
-        def __init__(self, features, width, stride):
-            super().__init__()
-
-            def conv(inputs, outputs, size, stride=1):
-                convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-                return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-            self.conv1, self.conv2 = conv(features, width, 1), conv(width, width, 3, stride)
-            self.conv3 = conv(width, 4 * width, 1)
-            same = stride == 1 and features == 4 * width
-            self.shortcut = nn.Identity() if same else conv(features, 4 * width, 1, stride)
-
-        def forward(self, x):
-            y = functional.relu(self.conv2(functional.relu(self.conv1(x))))
-            return functional.relu(self.conv3(y) + self.shortcut(x))
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -309,23 +266,7 @@ def torch_step(sizes: Sizes, preset: str, dtype: str, batch: int):
         torch.backends.cudnn.benchmark = True
         # JAX multiplies float32 in TF32 on such GPUs too.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    parts = [
-        nn.Sequential(
-            nn.Conv2d(1, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-        )
-    ]
-    features = 64
-    for index, depth in enumerate(sizes.blocks):
-        blocks = []
-        for position in range(depth):
-            blocks.append(Bottleneck(features, 64 << index, 2 if index and not position else 1))
-            features = 256 << index
-        parts.append(nn.Sequential(*blocks))
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3))
-    model = nn.Sequential(*parts, head).to(device, memory_format=torch.channels_last).train()
-    frozen = FROZEN_STAGES[preset]
-    for part in model[: frozen + 1 if frozen else 0]:
-        part.eval().requires_grad_(False)
+    model = resnet.torch_model(preset, sizes.blocks).to(device)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4, fused=True)
     x = torch.rand(batch, 1, sizes.image, sizes.image, device=device).to(memory_format=torch.channels_last)

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import resnet
+
 TOPOLOGIES = (
     "v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:8x8", "v5e:16x16", "v5e:8x8*2", "v6e:8x8", "v5p:4x4x4", "v4:2x2x2",
 )  # fmt: skip
@@ -141,19 +143,10 @@ def _loader(data: Path) -> float:
 
 def _checkpoint(folder: Path) -> float:
     """Seconds until a checkpoint is whole on this disk."""
-    import jax
-
     from osteojax import config as configs
-    from osteojax.models.build import build
-    from osteojax.models.network import Network
     from osteojax.run.checkpoint import Checkpoints
-    from osteojax.train.experiment import read_experiment
-    from osteojax.train.step import Recipe
 
-    experiment = read_experiment(configs.load("configs/train/paper_resnet50.py", ["--config.preset=all"]))
-    network = Network(build(experiment.model, "resnet50", 3, seed=0))
-    recipe = Recipe.of(experiment, network, 1000, (1.0,) * 3)
-    state = jax.jit(recipe.init_state)(*network.init())
+    _, state = resnet.initial(configs.load("configs/train/paper_resnet50.py", ["--config.preset=all"]))
     began = time.perf_counter()
     checkpoints = Checkpoints(folder / "checkpoints", metric="cross_entropy", mode="min")
     checkpoints.save(state, {}, {"cross_entropy": 1.0})

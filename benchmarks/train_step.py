@@ -20,8 +20,10 @@ import subprocess
 import sys
 import time
 
+import resnet
+
 MODES = ("forward", "full", "stage3+", "stage4")
-FROZEN_STAGES = {"full": 0, "stage3+": 2, "stage4": 3}
+PRESETS = {"forward": "all", "full": "all"}
 PEERS = ("ours", "torch", "torch, memory kept")
 
 
@@ -32,40 +34,18 @@ def jax_step(mode, batch, threads):
 
     keep_freed_memory()
     import jax
-    import numpy as np
-    from flax import nnx
 
     from osteojax import config as configs
-    from osteojax import models
-    from osteojax.devices.mesh import make_mesh
-    from osteojax.models.network import Network
-    from osteojax.train.experiment import read_experiment
-    from osteojax.train.step import Recipe, compile_step
 
     config = configs.load("configs/train/paper_resnet50.py")
-    config.preset = {"full": "all", "forward": "all"}.get(mode, mode)
-    network = Network(models.create("resnet50", rngs=nnx.Rngs(0)))
-    params, stats = network.init()
-    rng = np.random.default_rng(0)
-    data = {
-        "image": rng.random((batch, 224, 224, 1), dtype=np.float32),
-        "label": rng.integers(0, 3, batch).astype(np.int32),
-        "mask": np.ones(batch, np.float32),
-    }
-    data = jax.device_put(data)
-    if mode == "forward":
-        forward = jax.jit(network.eval_function()).lower(params, stats, data["image"]).compile()
-        return lambda: forward(params, stats, data["image"]).block_until_ready()
-    recipe = Recipe.of(read_experiment(config), network, 1000, (1.0,) * 3)
-    state = jax.jit(recipe.init_state)(params, stats)
-    compiled, _ = compile_step(recipe, 0, state, data, make_mesh())
-
-    def step():
-        nonlocal state
-        state, metrics = compiled(state, data)
-        jax.block_until_ready((state, metrics))
-
-    return step
+    config.preset = PRESETS.get(mode, mode)
+    if mode != "forward":
+        return resnet.our_step(config, batch, 224)[0]
+    recipe, state = resnet.initial(config)
+    image = resnet.random_batch(batch, 224)["image"]
+    evaluate = jax.jit(recipe.network.eval_function())
+    forward = evaluate.lower(state.params, state.batch_stats, image).compile()
+    return lambda: forward(state.params, state.batch_stats, image).block_until_ready()
 
 
 def torch_step(mode, batch, threads):
@@ -74,43 +54,9 @@ def torch_step(mode, batch, threads):
     from torch import nn
     from torch.nn import functional
 
-    class Bottleneck(nn.Module):
-        def __init__(self, features, width, stride):
-            super().__init__()
-
-            def conv(inputs, outputs, size, stride=1):
-                convolution = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
-                return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
-
-            self.conv1 = conv(features, width, 1)
-            self.conv2 = conv(width, width, 3, stride)
-            self.conv3 = conv(width, 4 * width, 1)
-            same = stride == 1 and features == 4 * width
-            self.shortcut = nn.Identity() if same else conv(features, 4 * width, 1, stride)
-
-        def forward(self, x):
-            y = functional.relu(self.conv1(x), inplace=True)
-            y = functional.relu(self.conv2(y), inplace=True)
-            return functional.relu(self.conv3(y).add_(self.shortcut(x)), inplace=True)
-
-    stem = nn.Sequential(
-        nn.Conv2d(1, 64, 7, 2, 3, bias=False),
-        nn.BatchNorm2d(64),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, 1),
-    )
-    stages, features = [], 64
-    for index, depth in enumerate((3, 4, 6, 3)):
-        blocks = []
-        for position in range(depth):
-            blocks.append(Bottleneck(features, 64 << index, 2 if index and not position else 1))
-            features = 256 << index
-        stages.append(nn.Sequential(*blocks))
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 3))
-
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = nn.Sequential(stem, *stages, head).to(memory_format=torch.channels_last)
+    model = resnet.torch_model(PRESETS.get(mode, mode))
     x = torch.rand(batch, 1, 224, 224).to(memory_format=torch.channels_last)
     y = torch.randint(0, 3, (batch,))
     if mode == "forward":
@@ -121,10 +67,6 @@ def torch_step(mode, batch, threads):
             return model(x)
 
         return forward
-    model.train()
-    frozen = FROZEN_STAGES[mode]
-    for part in model[: frozen + 1 if frozen else 0]:
-        part.eval().requires_grad_(False)
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4, fused=True)
 
