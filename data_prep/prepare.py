@@ -197,6 +197,12 @@ def _gather(
     source: str | Path, spec: PreprocessSpec, workdir: Workdir, settings: PrepareSettings
 ) -> _Gathered:
     listed, clean = _read(source, workdir, settings)
+    given = next((record for record in listed.records if record.split), None)
+    if settings.split.folds and given:
+        raise UserError(
+            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
+            f"{given.split}; take its splits away, or leave split.folds at 0"
+        )
     images, rejected = _process(listed, clean, spec, workdir, settings)
     total = len(listed.records) + len(listed.rejected)
     check_quarantine(rejected, total, workdir.folder, settings.quarantine.max_fraction)
@@ -308,12 +314,6 @@ def _groups(images: Sequence[PreparedImage], found: Audit) -> dict[str, str]:
 
 def _splits(kept: Sequence[PreparedImage], groups: Mapping[str, str], settings: PrepareSettings) -> list[str]:
     files = [image.record.file for image in kept]
-    given = next((image.record for image in kept if image.record.split), None)
-    if settings.split.folds and given:
-        raise UserError(
-            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
-            f"{given.split}; take its splits away, or leave split.folds at 0"
-        )
     return assign_splits(
         [image.record.label for image in kept],
         [groups[file] for file in files],

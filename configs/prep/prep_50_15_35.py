@@ -13,5 +13,5 @@ from osteojax import config as configs
 
 def get_config() -> ConfigDict:
     config = configs.load("configs/prep/prep.py")
-    config.split = ConfigDict({"train": 0.50, "val": 0.15, "test": 0.35})
+    config.split.update(train=0.50, val=0.15, test=0.35)
     return config

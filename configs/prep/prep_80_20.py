@@ -15,5 +15,5 @@ from osteojax import config as configs
 
 def get_config() -> ConfigDict:
     config = configs.load("configs/prep/prep.py")
-    config.split = ConfigDict({"train": 0.80, "val": 0.0, "test": 0.20})
+    config.split.update(train=0.80, val=0.0, test=0.20)
     return config

@@ -57,10 +57,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         prep=arguments.prep or sweep.prep,
     )
     plan.check_folds(sweep.folds, "--folds")
-    if arguments.data_dir and (there := PreparedDataset.open(arguments.data_dir).folds) != sweep.folds:
-        raise UserError(
-            f"{arguments.data_dir} has {there} folds, the sweep {sweep.folds}: say --folds={there}"
-        )
     runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
     for number in arguments.only or ():
         if number not in range(len(runs)):
@@ -68,6 +64,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.status:
         _show(arguments.out, sweep, execute.status(arguments.out, runs))
         return 0
+    if arguments.data_dir and (there := PreparedDataset.open(arguments.data_dir).folds) != sweep.folds:
+        raise UserError(
+            f"{arguments.data_dir} has {there} folds, the sweep {sweep.folds}: say --folds={there}"
+        )
     if arguments.slurm is not None or arguments.kubernetes:
         command = [sys.executable, "-m", "osteojax", "sweep", *_without_scheduler(sys.argv[2:])]
         arguments.out.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ out negative for a whole ResNet-50.
 import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -236,28 +237,22 @@ def largest_batch(
     return _bisect(attempt, max(1, config.data.batch_size // chips))
 
 
-def _bisect(attempt: Any, start: int) -> tuple[Report, OutOfMemory]:
+def _bisect(attempt: Callable[[int], Report | OutOfMemory], start: int) -> tuple[Report, OutOfMemory]:
     """The result for the largest number that is a Report, within an eighth, and that of the least tried that is not."""
     fits: dict[int, Report] = {}
     fails: dict[int, OutOfMemory] = {}
     number = start
-    while not (fits and fails):
+    while not (fits and fails) or min(fails) - max(fits) > max(1, max(fits) // 8):
         found = attempt(number)
         if isinstance(found, Report):
             fits[number] = found
-            number *= 2
+        elif number == 1:
+            raise UserError(f"not even one image a chip fits: {found}")
         else:
             fails[number] = found
-            if number == 1:
-                raise UserError(f"not even one image a chip fits: {found}")
-            number = max(1, number // 2)
-    while min(fails) - max(fits) > max(1, max(fits) // 8):
-        number = (min(fails) + max(fits)) // 2
-        found = attempt(number)
-        if isinstance(found, Report):
-            fits[number] = found
-        else:
-            fails[number] = found
+        # Doubled or halved until it lies between one that fits and one that does not.
+        low, high = max(fits, default=0), min(fails, default=3 * number)
+        number = (low + high) // 2
     return fits[max(fits)], fails[min(fails)]
 
 

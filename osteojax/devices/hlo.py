@@ -33,6 +33,7 @@ _COLLECTIVES = (
     "collective-broadcast",
 )
 
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _ON_CHIP = re.compile(r"\w+\[[\d,]*\]\{[^}]*S\(1\)[^}]*\}")
 _NO_TRAFFIC = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
@@ -118,9 +119,8 @@ def collectives(text: str, slices: int = 1) -> tuple[Collective, ...]:
     found = []
     for _, type_, opcode, rest in _INSTRUCTION.findall(text):
         kind = opcode.removesuffix("-start")
-        if opcode == "send" and "_xla_megascale_transfer_type" in rest:
-            transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', rest)
-            kind = transfer[1].lower().replace("_", "-") if transfer else "send"
+        if opcode == "send" and (transfer := _BETWEEN_SLICES.search(rest)):
+            kind = transfer[1].lower().replace("_", "-")
             # (array, context, token)
             found.append(Collective(kind, _bytes(type_.split(", u32[]")[0]), slices, "dcn"))
         elif kind in _COLLECTIVES:

@@ -40,7 +40,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list[jax.Device] | None = 
         )
     slices: dict[int, list[jax.Device]] = {}
     for device in devices:
-        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+        # Of GPUs JAX numbers the hosts so; they are one slice here.
+        index = getattr(device, "slice_index", None) if device.platform == "tpu" else None
+        slices.setdefault(index or 0, []).append(device)
     if any(len(members) % fsdp for members in slices.values()):
         raise UserError(
             f"mesh.fsdp={fsdp} does not divide the {len(slices[min(slices)])} devices of a slice; parameters are not "

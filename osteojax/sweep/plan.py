@@ -193,12 +193,13 @@ def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = 
                 "not --data_dir"
             )
         for seed, fold in itertools.product(sweep.seeds, range(sweep.folds) if sweep.folds else [folds.NONE]):
-            config = _with(configs.load(sweep.train, overrides), {**variant.train, "seed": seed})
-            if prepared is not None:
-                config.data.dir = prepared
+            chosen = {**variant.train, "seed": seed}
             folder = Path("runs") / variant.name / f"seed{seed}"
             if fold != folds.NONE:
-                config.fold, folder = fold, folder / folds.fold_name(fold)
+                chosen, folder = {**chosen, "fold": fold}, folder / folds.fold_name(fold)
+            config = _with(configs.load(sweep.train, overrides), chosen)
+            if prepared is not None:
+                config.data.dir = prepared
             runs.append(Planned(variant.name, seed, fold, folder, config, prep))
     return runs
 

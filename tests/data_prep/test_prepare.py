@@ -110,7 +110,7 @@ def test_folds_share_no_patient_hold_everything_and_every_class(tmp_path):
     assert builder.info.metadata["split"] == {**dict.fromkeys(folds, 0.2), "seed": 0}
 
 
-def test_folds_that_cannot_be(folders, tmp_path):
+def test_folds_that_cannot_be(folders, tmp_path, monkeypatch):
     for folds in (1, 2):
         with pytest.raises(UserError, match=f"split.folds={folds}: one is tested"):
             prepare(str(folders), tmp_path / "out", settings(split__folds=folds))
@@ -122,6 +122,7 @@ def test_folds_that_cannot_be(folders, tmp_path):
     given = tmp_path / "given"
     for i in range(30):
         write_image(given / "train" / CLASSES[i % 3] / f"{i}.png", i)
+    monkeypatch.setattr("data_prep.prepare.run_tasks", None)  # nothing is decoded before that is told
     with pytest.raises(UserError, match=r"deals all patients anew, but the source puts .* into train"):
         prepare(str(given), tmp_path / "out", settings(split__folds=3))
     assert not (tmp_path / "out").exists()

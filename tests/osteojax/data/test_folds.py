@@ -87,6 +87,8 @@ def test_another_dataset_of_folds_is_evaluated_fold_by_fold(dealt, prepared, qui
 
 def test_a_sweep_over_a_dataset_of_another_number_of_folds_is_refused(dealt, tmp_path, capsys):
     command = ["sweep", "--sweep=configs/sweeps/freeze_depth.py", f"--out={tmp_path}", f"--data_dir={dealt}"]
-    assert run([*command, "--folds=5", "--status"]) == 2
+    assert run([*command, "--folds=5"]) == 2
     assert "has 4 folds, the sweep 5: say --folds=4" in capsys.readouterr().err
     assert run([*command, "--folds=4", "--status"]) == 0
+    # How the runs stand can be asked where the data are not.
+    assert run([*command[:-1], f"--data_dir={tmp_path / 'elsewhere'}", "--folds=4", "--status"]) == 0

@@ -168,6 +168,8 @@ def test_every_collective_of_a_real_program_over_groups():
 
 def test_slices_are_kept_together_and_fsdp_within_one():
     class Device:
+        platform = "tpu"
+
         def __init__(self, number, slice_index):
             self.number, self.slice_index = number, slice_index
 
@@ -176,3 +178,5 @@ def test_slices_are_kept_together_and_fsdp_within_one():
     assert [[d.slice_index for d in row] for row in mesh.devices] == [[0, 0], [0, 0], [1, 1], [1, 1]]
     with pytest.raises(Exception, match="the 4 devices of a slice"):
         make_mesh(-1, 8, devices)
+    Device.platform = "gpu"  # whose index is the host's: parameters may be split over hosts
+    assert [d.number for d in make_mesh(-1, 8, devices).devices.flat] == list(range(8))

@@ -73,6 +73,9 @@ def test_folds_are_a_dimension_and_deal_the_preparation(sweep_file):
     assert len(runs) == 12 and len({r.folder for r in runs}) == 12
     assert runs[5].folder == Path("runs/base/seed1/fold2") and runs[5].name == "base, seed 1, fold 2"
     assert all(r.config.fold == r.fold and r.prep.split.folds == 3 for r in runs)
+    for prep in ("prep_50_15_35", "prep_80_20", "prep_demo"):
+        sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP=f"configs/prep/{prep}.py", FOLDS=3))
+        assert {r.prep.split.folds for r in plan.plan(sweep)} == {3}
     for wrong in (1, 2, -3, 2.5):
         with pytest.raises(UserError, match="must be 3 at least, or 0"):
             plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP="configs/prep/prep.py", FOLDS=wrong))
