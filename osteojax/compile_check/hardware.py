@@ -111,6 +111,8 @@ class Topology:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any: the topology says what there is
+        # Nothing here takes a TPU: several checks may compile at once.
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         options: dict[str, object] = {**_OPTIONS.get(self.generation, {})}
         if self.slices > 1:
             options["num_slices"] = self.slices
