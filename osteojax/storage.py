@@ -495,11 +495,15 @@ def _holder(held: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def mirrored(url: str) -> Iterator[Path]:
+def mirrored(url: str, *, send_first: bool = False) -> Iterator[Path]:
     """A local workdir that is the one at `url`, published whenever a checkpoint is committed, and at the end.
 
     A killed run loses what came after its last published checkpoint, as it would on disk. Where the store was away, the
     local folder is ahead of it and the next run on this host goes on from there.
+
+    Args:
+        url: of the run.
+        send_first: whether such a folder is published at once, for those who `follow`.
 
     Raises:
         UserError: the folder is held by another run, or its last state could not be published.
@@ -519,12 +523,13 @@ def mirrored(url: str) -> Iterator[Path]:
             _remove_empty(folder)
             write_atomically(base, listing.token)
         stop, seen = threading.Event(), committed_steps(folder)
+        ahead = listing is None or base.read_text() == listing.token
 
         def send() -> None:
             sent = publish(folder, store, names=snapshot(folder), allowed=allowed)
             write_atomically(base, sent.token)
 
-        def follow() -> None:
+        def watch() -> None:
             nonlocal seen
             while not stop.wait(0.5):
                 now = committed_steps(folder)
@@ -538,7 +543,9 @@ def mirrored(url: str) -> Iterator[Path]:
                         log.warning("%s; training goes on, and the next checkpoint tries again", error)
                         seen = now
 
-        thread = threading.Thread(target=follow, daemon=True)
+        if send_first and ahead and any(folder.iterdir()):
+            send()
+        thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
             yield folder
@@ -547,6 +554,29 @@ def mirrored(url: str) -> Iterator[Path]:
             thread.join()
             if any(folder.iterdir()):
                 send()
+
+
+def published_token(url: str) -> str:
+    """Which publication is at `url`; empty where there is none."""
+    listing = read_listing(Store(url))
+    return listing.token if listing else ""
+
+
+def follow(url: str, token: str, process: int) -> Path:
+    """A copy of its own, for a process that is not the first, of the state of a run that the first one told.
+
+    Raises:
+        UserError: it cannot be read, or is not that any more.
+    """
+    store = Store(url)
+    folder = local_folder(store.url) / f"workdir-process{process}"
+    listing = read_listing(store) or Listing("", {})
+    if listing.token != token:
+        raise UserError(f"{store.url} changed while the run started; start it again")
+    bring(folder, store, listing)
+    folder.mkdir(exist_ok=True)
+    _remove_empty(folder)
+    return folder
 
 
 def newest_step(url: str) -> int | None:
@@ -578,10 +608,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def workdir(place: str | Path, *, create: bool = True, first: bool = True) -> Iterator[Path]:
+def workdir(place: str | Path, *, create: bool = True) -> Iterator[Path]:
     """The folder of a run: itself where it is local, else `mirrored`.
-
-    Of the processes of a run only the `first` one publishes; the others see its local folder, on the same host.
 
     Raises:
         UserError: as `mirrored`; there is none on the store, where it is not to be created.
@@ -591,9 +619,6 @@ def workdir(place: str | Path, *, create: bool = True, first: bool = True) -> It
         return
     if not create and read_listing(Store(str(place))) is None:
         raise UserError(f"{place} holds no run; give the --workdir of a training run")
-    if not first:
-        yield local_folder(Store(str(place)).url) / "workdir"
-        return
     with mirrored(str(place)) as folder:
         yield folder
 

@@ -36,10 +36,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    import jax
-
     from osteojax import config, storage
     from osteojax.devices import cluster, host_memory
+    from osteojax.run.workdir import opened
     from osteojax.train.loop import Preempted, train
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
@@ -51,10 +50,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         timeout=arguments.timeout,
     ):
         try:
-            with storage.workdir(arguments.workdir, first=jax.process_index() == 0) as workdir:
+            with opened(arguments.workdir) as workdir:
                 train(
                     config.load(arguments.config, overrides),
                     workdir,
+                    shared=not storage.is_remote(arguments.workdir),
                     force=arguments.force,
                     profile=arguments.profile,
                 )

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from osteojax.devices.mesh import replicated
 from osteojax.errors import UserError
 from osteojax.run.crc import crc32_of_tree
 from osteojax.run.state import TrainState
@@ -97,15 +99,24 @@ class Checkpoints:
         metric: name of the validation metric that ranks them; None for reading only.
         mode: "max" or "min".
         keep: how many of the newest are kept, beside the best.
+        shared: whether all processes of the run see this directory, and each writes its part. Where they do not, the
+            first writes the whole, and the others only read what lies in theirs.
     """
 
     def __init__(
-        self, directory: Path, *, metric: str | None = None, mode: str = "max", keep: int = 2
+        self,
+        directory: Path,
+        *,
+        metric: str | None = None,
+        mode: str = "max",
+        keep: int = 2,
+        shared: bool = True,
     ) -> None:
         self._directory = directory.absolute()
+        self._shared = shared or jax.process_count() == 1
         if self._directory.exists() and not self._directory.is_dir():
             raise UserError(f"{self._directory} is a file, not a folder of checkpoints; move it away")
-        writing = metric is not None
+        writing = metric is not None and (self._shared or jax.process_index() == 0)
         sign = 1 if mode == "max" else -1
 
         def rank(metrics: Mapping[str, float]) -> float:
@@ -117,17 +128,20 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
+        if not self._shared:
+            self._directory.mkdir(parents=True, exist_ok=True)  # Orbax makes none for some of the processes
         self._manager = _Manager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=rank if writing else None,  # without it Orbax stores no metrics
+                best_fn=rank if metric else None,  # without it Orbax stores no metrics
                 preservation_policy=preservation_policy.AnyPreservationPolicy(
                     [preservation_policy.LatestN(n=keep), best]
                 ),
                 cleanup_tmp_directories=writing,
-                create=writing,
+                create=writing and self._shared,
                 read_only=not writing,
                 enable_async_checkpointing=writing,
+                multiprocessing_options=_together() if self._shared else _by_itself(),
             ),
         )
 
@@ -140,6 +154,10 @@ class Checkpoints:
         record = sealed(
             {**record, "step": int(state.step), "arrays": {n: described(tree) for n, tree in arrays.items()}}
         )
+        if not self._shared:
+            arrays = whole(arrays)
+            if jax.process_index() > 0:
+                return
         self._manager.save(
             record["step"],
             args=ocp.args.Composite(
@@ -257,7 +275,7 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again and nothing is lost."""
-        if jax.process_index() == 0:
+        if not self._shared or jax.process_index() == 0:
             aside = self._directory.parent / "damaged"
             aside.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(aside / f"{step}-{time.time_ns()}")
@@ -272,6 +290,30 @@ class Checkpoints:
         """Waits and releases the manager."""
         self.wait()
         self._manager.close()
+
+
+def _together() -> ocp.options.MultiprocessingOptions:
+    return ocp.options.MultiprocessingOptions()
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+    """For a manager that waits for no other process."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+
+
+def whole(tree: Any) -> Any:
+    """Every array of the tree entire, as numpy, on the first process; all processes must call it."""
+    spread = {id(x): x for x in jax.tree.leaves(tree) if not x.is_fully_replicated}
+    if spread:
+        mesh = next(iter(spread.values())).sharding.mesh
+        gather = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
+        spread = dict(zip(spread, gather(list(spread.values())), strict=True))
+    if jax.process_index() > 0:
+        return tree
+    return jax.tree.map(lambda x: np.asarray(spread.get(id(x), x).addressable_data(0)), tree)
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from osteojax import storage
 from osteojax.devices.agreement import from_first, shared_errors
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
@@ -24,17 +25,48 @@ _SECONDS_TO_APPEAR = 30
 
 
 @contextlib.contextmanager
-def hold(workdir: Path) -> Iterator[None]:
-    """Keeps the folder for this run, all of whose processes must see it.
+def opened(place: str | Path) -> Iterator[Path]:
+    """The folder of a run as this process sees it: itself where it is local, else `storage.mirrored`.
+
+    Of a run with several processes the first works in the folder that is published. Each of the others, on whatever
+    host, has a copy of its own of the state that the first starts from.
+
+    Raises:
+        UserError: what one of them meets, in all of them.
+    """
+    if not storage.is_remote(place):
+        yield Path(place)
+        return
+    first, token = jax.process_index() == 0, ""
+    with contextlib.ExitStack() as stack:
+        with shared_errors():
+            if first:
+                folder = stack.enter_context(storage.mirrored(str(place), send_first=jax.process_count() > 1))
+                token = storage.published_token(str(place))
+        token = from_first(token)
+        with shared_errors():
+            if not first:
+                folder = storage.follow(str(place), token, jax.process_index())
+        yield folder
+
+
+@contextlib.contextmanager
+def hold(workdir: Path, *, shared: bool = True) -> Iterator[None]:
+    """Keeps the folder for this run.
+
+    Args:
+        workdir: of this process.
+        shared: whether it is one folder, which all processes of the run must see.
 
     Raises:
         UserError: it cannot be written, another run holds it, or a process does not see what the first one writes.
     """
     with contextlib.ExitStack() as stack:
         with shared_errors():
-            if jax.process_index() == 0:
+            if not shared or jax.process_index() == 0:
                 stack.enter_context(_locked(workdir))
-        _check_shared(workdir)
+        if shared:
+            _check_shared(workdir)
         yield
 
 

@@ -43,13 +43,19 @@ class Preempted(Exception):
 
 
 def train(
-    config: ml_collections.ConfigDict, workdir: Path, *, force: bool = False, profile: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    shared: bool = True,
+    force: bool = False,
+    profile: bool = False,
 ) -> None:
     """Trains, validates and saves.
 
     Args:
         config: as in configs/.
         workdir: where everything is written; may hold an earlier part of the same run.
+        shared: whether that is one folder for all processes; else the first one's counts, and the others have copies.
         force: go on although the config is not the one that the run was started with.
         profile: write an XProf trace of steps 10 to 14 of this start to `workdir/profile`.
 
@@ -76,7 +82,7 @@ def train(
     val_labels = read_labels(validation or ())
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hold(workdir))
+        stack.enter_context(hold(workdir, shared=shared))
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
@@ -84,6 +90,7 @@ def train(
                     metric=experiment.best.metric,
                     mode=experiment.best.direction,
                     keep=experiment.checkpoint.keep,
+                    shared=shared,
                 )
             )
         )

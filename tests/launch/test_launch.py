@@ -161,12 +161,12 @@ def slurm(stand_ins, *, srun, state="RUNNING"):
     stand_ins.write("scancel", "kill -TERM $(cat ${calls%/*}/srun.pid)")
 
 
-def sbatch(tmp_path, **environment):
+def sbatch(tmp_path, workdir=None, **environment):
     return run(
         "bash",
         LAUNCH / "slurm.sbatch",
         "--config=c.py",
-        f"--workdir={tmp_path}/run",
+        f"--workdir={workdir or tmp_path / 'run'}",
         SLURM_JOB_ID=7,
         **environment,
     )
@@ -214,6 +214,20 @@ def test_slurm_starts_that_bring_nothing_come_to_an_end(stand_ins, tmp_path, mon
     slurm(stand_ins, srun="exit 137")
     sbatch(tmp_path, RESTARTS=2)
     assert len(requeues(stand_ins)) == 5
+
+
+def test_slurm_asks_a_bucket_how_far_its_run_is(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    slurm(stand_ins, srun="exit 137")
+    stand_ins.write("python3", "wc -l < $calls")  # a checkpoint further each time that it is asked
+    for _ in range(4):
+        sbatch(tmp_path, "gs://bones/run", RESTARTS=2)
+    assert len(requeues(stand_ins)) == 4
+    stand_ins.write("python3", "echo 4")
+    for _ in range(2):
+        sbatch(tmp_path, "gs://bones/run", RESTARTS=2)
+    assert len(requeues(stand_ins)) == 5
+    assert "storage.newest_step(" in (LAUNCH / "slurm.sbatch").read_text()
 
 
 def test_slurm_passes_the_signal_on_to_the_tasks_and_not_to_srun(stand_ins, tmp_path, monkeypatch):

@@ -468,4 +468,25 @@ ENGINE: tuple[Mutant, ...] = (
         "if of_folds:",
         ("tests/osteojax/sweep/test_sweep.py",),
     ),
+    Mutant(
+        "checkpoint: a host's own part taken for the whole",
+        "osteojax/run/checkpoint.py",
+        "spread.get(id(x), x).addressable_data(0)",
+        "x.addressable_data(0)",
+        ("tests/osteojax/test_storage.py::test_two_hosts_write_one_whole_checkpoint_to_the_bucket",),
+    ),
+    Mutant(
+        "storage: what is ahead is not sent before others follow",
+        "osteojax/storage.py",
+        "if send_first and ahead and",
+        "if False and ahead and",
+        ("tests/osteojax/test_storage.py::test_other_hosts_follow_what_the_first_one_has_and_nothing_else",),
+    ),
+    Mutant(
+        "storage: another publication is followed",
+        "osteojax/storage.py",
+        "if listing.token != token:",
+        "if False:",
+        ("tests/osteojax/test_storage.py::test_other_hosts_follow_what_the_first_one_has_and_nothing_else",),
+    ),
 )

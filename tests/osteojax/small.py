@@ -136,6 +136,11 @@ if __name__ == "__main__":
 
         loop.to_devices = failing
 
+    if "OSTEOJAX_TEST_BUCKET" in os.environ:
+        from osteojax import storage
+
+        storage._spec = lambda *_: {"driver": "file", "path": os.environ["OSTEOJAX_TEST_BUCKET"] + "/"}
+
     workdir._SECONDS_TO_APPEAR = float(os.environ.get("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "30"))
 
     main()

@@ -1,5 +1,6 @@
 """Object stores: first on a folder that plays one, then on real servers over loopback."""
 
+import contextlib
 import dataclasses
 import http.client
 import http.server
@@ -20,6 +21,7 @@ import small
 
 from osteojax import storage
 from osteojax.errors import UserError
+from osteojax.run.open import open_run
 from osteojax.storage import File, Listing, Store
 
 URL = "gs://bones/some/run"
@@ -219,6 +221,29 @@ def test_what_an_outage_kept_back_goes_out_with_the_next_run(bucket, monkeypatch
     assert texts(storage.localise(URL)) == {"metrics": "12"}
 
 
+def test_other_hosts_follow_what_the_first_one_has_and_nothing_else(bucket, tmp_path, monkeypatch):
+    with storage.workdir(URL) as folder:
+        written(folder, metrics="1")
+    with (
+        monkeypatch.context() as patch,
+        contextlib.suppress(UserError),
+        storage.workdir(URL) as folder,
+    ):
+        written(folder, metrics="12", checkpoints__4__x="4")
+        patch.setattr(storage, "publish", lambda *_, **__: (_ for _ in ()).throw(UserError("away")))
+    with storage.mirrored(URL, send_first=True):
+        token = storage.published_token(URL)
+        with monkeypatch.context() as patch:
+            patch.setenv("OSTEOJAX_CACHE", str(tmp_path / "another host"))
+            theirs = storage.follow(URL, token, 1)
+            assert texts(theirs) == {"checkpoints/4/x": "4", "metrics": "12"}
+            written(theirs, checkpoints__5__x="of a run that was never published")
+            assert texts(storage.follow(URL, token, 1)) == {"checkpoints/4/x": "4", "metrics": "12"}
+            assert storage.committed_steps(theirs) == ["4"]
+    with pytest.raises(UserError, match="changed while the run started"):
+        storage.follow(URL, token, 1)
+
+
 @pytest.mark.parametrize(
     "told, sentence",
     [
@@ -372,6 +397,93 @@ def test_train_kill_resume_and_evaluate_on_a_bucket_as_on_disk(server, prepared,
     there, disk = storage.localise(f"{url}/run"), tmp_path / "disk"
     for name in ("metrics.jsonl", "eval/test/predictions.csv"):
         assert (there / name).read_bytes() == (disk / name).read_bytes()
+
+
+@pytest.fixture
+def bucket_of_processes(tmp_path, monkeypatch):
+    """A folder that plays the bucket for the processes that `small` starts."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    monkeypatch.setenv("OSTEOJAX_TEST_BUCKET", str(folder))
+    monkeypatch.setenv("OSTEOJAX_STORAGE_SECONDS", "5")
+    monkeypatch.setattr(storage, "_spec", lambda *_: {"driver": "file", "path": f"{folder}/"})
+    return folder
+
+
+def on_two_hosts(file, url, caches, *flags):
+    """Two processes of one device each that share no folder but the bucket."""
+    port, started = processes.free_port(), []
+    for i, cache in enumerate(caches):
+        where = (f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process_id={i}")
+        call = processes.command(file, url, *where, *flags, devices=1)
+        call["env"]["OSTEOJAX_CACHE"] = str(cache)
+        started.append(subprocess.Popen(**call, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+def ended(started):
+    return [(process.communicate(timeout=180)[1], process.returncode) for process in started]
+
+
+def distributed_config(prepared, tmp_path, fsdp, **values):
+    config = small.quick_config(prepared)
+    config.update(values)
+    config.mesh.data, config.mesh.fsdp = -1, fsdp
+    config.checkpoint.every_steps = 1
+    return small.write_config(tmp_path / "config.py", config)
+
+
+def test_two_hosts_write_one_whole_checkpoint_to_the_bucket(bucket_of_processes, prepared, tmp_path):
+    file = distributed_config(prepared, tmp_path, 2, epochs=1.0)
+    found = ended(on_two_hosts(file, URL, [tmp_path / "a", tmp_path / "b"]))
+    assert [status for _, status in found] == [0, 0], found
+    assert storage.newest_step(URL) == 3
+    assert not list((tmp_path / "b").rglob("checkpoints/3"))  # it was the first that wrote
+    assert open_run(storage.localise(URL)).step == 3  # verifies the CRC of every array
+
+
+def lose_a_host_and_go_on(url, file, tmp_path):
+    disk = processes.launch(file, tmp_path / "disk", 2, 1)
+    assert [status for _, status in ended(disk)] == [0, 0]
+
+    first = on_two_hosts(file, url, [tmp_path / "a", tmp_path / "b"])
+    while storage.newest_step(url) is None and first[0].poll() is None:
+        time.sleep(0.05)
+    first[1].kill()
+    (told, status), _ = ended(first)
+    assert status == 75 and "process 1" in told, told
+    assert 0 < storage.newest_step(url) < 6  # cut off, or there is nothing to resume
+
+    # On other hosts, as after a preemption: nothing local is left.
+    second = ended(on_two_hosts(file, url, [tmp_path / "c", tmp_path / "d"]))
+    assert [status for _, status in second] == [0, 0], second
+    assert "resuming at step" in second[0][0]
+    there = storage.localise(url)
+    assert (there / "metrics.jsonl").read_bytes() == (tmp_path / "disk/metrics.jsonl").read_bytes()
+    for where in (there, tmp_path / "disk"):
+        osteojax("evaluate", f"--workdir={where}", f"--out={where}-evaluated")
+    mine, theirs = (Path(f"{where}-evaluated/predictions.csv") for where in (there, tmp_path / "disk"))
+    assert mine.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_several_hosts_share_only_the_bucket(fsdp, bucket_of_processes, prepared, tmp_path):
+    lose_a_host_and_go_on(URL, distributed_config(prepared, tmp_path, fsdp), tmp_path)
+
+
+@pytest.mark.slow
+def test_several_hosts_share_only_a_bucket_of_a_server(server, prepared, tmp_path):
+    lose_a_host_and_go_on(f"{server[0]}/run", distributed_config(prepared, tmp_path, 2), tmp_path)
+
+
+def test_what_the_first_of_several_hosts_meets_is_told_by_all(bucket_of_processes, prepared, tmp_path):
+    file = small.write_config(tmp_path / "config.py", small.quick_config(prepared))
+    lock = bucket_of_processes / "some/run/.osteojax/lock.json"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("no lock")
+    for told, status in ended(on_two_hosts(file, URL, [tmp_path / "a", tmp_path / "b"])):
+        assert status == 2 and "process 0: gs://bones/some/run/.osteojax/lock.json is not a lock" in told
 
 
 @pytest.mark.slow
