@@ -306,14 +306,13 @@ def _by_itself() -> ocp.options.MultiprocessingOptions:
 
 def whole(tree: Any) -> Any:
     """Every array of the tree entire, as numpy, on the first process; all processes must call it."""
-    spread = {id(x): x for x in jax.tree.leaves(tree) if not x.is_fully_replicated}
-    if spread:
-        mesh = next(iter(spread.values())).sharding.mesh
-        gather = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))
-        spread = dict(zip(spread, gather(list(spread.values())), strict=True))
+    leaves, treedef = jax.tree.flatten(tree)
+    if not all(x.is_fully_replicated for x in leaves):
+        mesh = next(x.sharding.mesh for x in leaves if not x.is_fully_replicated)
+        leaves = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(leaves)
     if jax.process_index() > 0:
         return tree
-    return jax.tree.map(lambda x: np.asarray(spread.get(id(x), x).addressable_data(0)), tree)
+    return jax.tree.unflatten(treedef, [np.asarray(x.addressable_data(0)) for x in leaves])
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,6 +141,11 @@ if __name__ == "__main__":
 
         storage._spec = lambda *_: {"driver": "file", "path": os.environ["OSTEOJAX_TEST_BUCKET"] + "/"}
 
+    if "OSTEOJAX_TEST_SMALLEST_SPLIT" in os.environ:
+        from osteojax.devices import mesh
+
+        mesh.SMALLEST_SPLIT = int(os.environ["OSTEOJAX_TEST_SMALLEST_SPLIT"])
+
     workdir._SECONDS_TO_APPEAR = float(os.environ.get("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "30"))
 
     main()

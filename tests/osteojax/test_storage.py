@@ -406,6 +406,7 @@ def bucket_of_processes(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("OSTEOJAX_TEST_BUCKET", str(folder))
     monkeypatch.setenv("OSTEOJAX_STORAGE_SECONDS", "5")
+    monkeypatch.setenv("OSTEOJAX_TEST_SMALLEST_SPLIT", "8")  # else fsdp splits nothing of so small a network
     monkeypatch.setattr(storage, "_spec", lambda *_: {"driver": "file", "path": f"{folder}/"})
     return folder
 
