@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from osteojax.metrics import intervals
 from osteojax.metrics.predictions import Predictions, ratio
 from osteojax.metrics.registry import metric
 
 
-@metric("balanced_accuracy", headline=True)
+@metric("balanced_accuracy", interval=intervals.studentised("share"), headline=True)
 def balanced_accuracy(given: Predictions) -> np.ndarray:
     """(R,) mean recall over the classes that have examples, as in scikit-learn."""
     true = given.confusion.sum(2)

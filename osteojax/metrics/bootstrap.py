@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals over patients.
+"""Percentile bootstrap over patients, for paired differences and bands.
 
 Images of one patient are not independent, so patients are drawn, not images (Efron and Tibshirani 1993, ch. 8 and 13).
 """
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-RESAMPLES = 1000
-LEVEL = 0.95
+from osteojax.metrics.intervals import LEVEL
+from osteojax.metrics.sample import DRAWS
 
 
 def patient_weights(
-    patients: Sequence[str], *, seed: int, resamples: int = RESAMPLES
+    patients: Sequence[str], *, seed: int, resamples: int = DRAWS
 ) -> Float[np.ndarray, "weightings n"]:
     """How often each example counts: once in row 0, as often as its patient was drawn in the others.
 

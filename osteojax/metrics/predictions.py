@@ -32,6 +32,10 @@ class Predictions:
         """One weighting: each example once."""
         return cls(logits, labels, np.ones((1, len(labels))))
 
+    def weighted(self, weights: Float[np.ndarray, "weightings n"]) -> "Predictions":
+        """The same predictions under other weightings (R, N)."""
+        return Predictions(self.logits, self.labels, weights)
+
     @property
     def classes(self) -> int:
         """C."""
@@ -41,6 +45,16 @@ class Predictions:
     def predicted(self) -> np.ndarray:
         """(N,) the class with the largest logit; of equals the first."""
         return self.logits.argmax(-1)
+
+    @functools.cached_property
+    def true(self) -> np.ndarray:
+        """(N, C) 1 for the class of each example, else 0."""
+        return np.eye(self.classes)[self.labels]
+
+    @functools.cached_property
+    def guessed(self) -> np.ndarray:
+        """(N, C) 1 for the class that was predicted, else 0."""
+        return np.eye(self.classes)[self.predicted]
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import numpy as np
 
+from osteojax.metrics import intervals
 from osteojax.metrics.predictions import Predictions, ratio
 from osteojax.metrics.registry import metric
 
 
-@metric("quadratic_weighted_kappa")
+@metric("quadratic_weighted_kappa", interval=intervals.studentised("correlation"))
 def quadratic_weighted_kappa(given: Predictions) -> np.ndarray:
     """(R,) Cohen 1968 with weights (i - j)^2: the classes are ordered."""
     confusion = given.confusion

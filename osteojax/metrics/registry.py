@@ -4,15 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
-import numpy as np
-
 from osteojax.errors import UserError
-from osteojax.metrics.predictions import Predictions
+from osteojax.metrics.intervals import Function, Interval, studentised
 from osteojax.registry import Registry
 
 Direction = Literal["max", "min"]
 Form = Literal["scalar", "by_class", "per_class"]
-Function = Callable[[Predictions], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +20,7 @@ class Metric:
         name: its key in metrics.json and, where it is a scalar, in `best.metric`.
         function: predictions under R weightings -> (R,) values, or (R, C) where it has a value for each class. NaN
             where the data do not define it (the recall of a class without examples).
+        interval: its 95 % interval, of `osteojax.metrics.intervals`.
         direction: "max" where more is better, "min" where less is.
         form: "scalar"; "by_class" (metrics.json has `name: {class: ...}`); "per_class" (it has
             `per_class: {class: {name: ...}}`).
@@ -31,21 +29,28 @@ class Metric:
 
     name: str
     function: Function
+    interval: Interval
     direction: Direction = "max"
     form: Form = "scalar"
     headline: bool = False
 
 
 METRICS: Registry[Metric] = Registry("metric")
+_ANY_NUMBER = studentised("real")
 
 
 def metric(
-    name: str, *, direction: Direction = "max", form: Form = "scalar", headline: bool = False
+    name: str,
+    *,
+    interval: Interval = _ANY_NUMBER,
+    direction: Direction = "max",
+    form: Form = "scalar",
+    headline: bool = False,
 ) -> Callable[[Function], Function]:
     """Decorator that registers a function as a metric; the arguments are the fields of `Metric`."""
 
     def register(function: Function) -> Function:
-        METRICS.register(name)(Metric(name, function, direction, form, headline))
+        METRICS.register(name)(Metric(name, function, interval, direction, form, headline))
         return function
 
     return register

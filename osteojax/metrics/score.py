@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from osteojax.metrics.bootstrap import patient_weights, with_interval
 from osteojax.metrics.predictions import Predictions
-from osteojax.metrics.registry import METRICS, scalars
+from osteojax.metrics.registry import METRICS, Metric, scalars
+from osteojax.metrics.sample import Sample
 
 
 def validation_metrics(
@@ -36,25 +36,26 @@ def score_predictions(
         labels: (N,) int in 0 .. C - 1.
         patients: (N,) the resampling unit of each example.
         class_names: C names, in label order.
-        seed: of the resampling.
+        seed: of the draws, for the intervals that need some.
 
     Returns:
         Plain JSON types; each scalar is {"value": v, "ci95": [lo, hi]}. A value that the data do not define (the
         recall of a class without examples) is None, and so is the interval where all examples are one patient's.
     """
-    given = Predictions(logits, labels, patient_weights(patients, seed=seed))
+    sample = Sample.of(logits, labels, patients, seed=seed)
+    given = sample.given
     result: dict[str, Any] = {
         "n": len(labels),
-        "patients": len(set(map(str, patients))),
+        "patients": sample.patients,
         "per_class": {name: {} for name in class_names},
         "confusion_matrix": given.confusion[0].astype(int).tolist(),
     }
     for key, metric in METRICS.members.items():
-        values = metric.function(given)
+        entries = with_intervals(metric, sample)
         if metric.form == "scalar":
-            result[key] = with_interval(values)
+            result[key] = entries[0]
             continue
-        of_class = {name: with_interval(values[:, c]) for c, name in enumerate(class_names)}
+        of_class = dict(zip(class_names, entries, strict=True))
         if metric.form == "by_class":
             result[key] = of_class
         else:
@@ -63,3 +64,24 @@ def score_predictions(
     for c, name in enumerate(class_names):
         result["per_class"][name]["support"] = int((labels == c).sum())
     return result
+
+
+def with_intervals(metric: Metric, sample: Sample) -> list[dict[str, Any]]:
+    """The metric's values for a sample, each {"value": v, "ci95": [lo, hi]}; one, or one for each class.
+
+    What the data do not define is None, and so is an interval that nothing is known of: of one patient alone, or of no
+    width, as of a correlation where all are one class.
+    """
+    values = np.ravel(metric.function(sample.given)[0])
+    ends = np.full((len(values), 2), np.nan)
+    if sample.patients > 1:
+        ends = metric.interval(sample, metric.function, values)
+        ends[ends[:, 0] == ends[:, 1]] = np.nan
+    return [
+        {"value": _number(value), "ci95": [_number(end) if np.isfinite(value) else None for end in pair]}
+        for value, pair in zip(values, ends, strict=True)
+    ]
+
+
+def _number(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None

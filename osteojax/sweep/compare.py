@@ -18,6 +18,8 @@ from osteojax.files import csv_text
 from osteojax.metrics.bootstrap import patient_weights, with_interval
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
+from osteojax.metrics.sample import Sample
+from osteojax.metrics.score import with_intervals
 from osteojax.sweep.plan import Planned, Sweep
 
 # A probability is written with six digits; its logarithm must be finite.
@@ -143,7 +145,7 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
                 seeds=len(found[name]),
                 n=len(found[name][0].labels),
                 patients=len(people[name]),
-                metrics={metric: _estimate(samples[name][metric]) for metric in scalars()},
+                metrics=_estimates(found[name]),
                 spread={m: float(np.std(v, ddof=1)) if len(v) > 1 else None for m, v in of_seeds.items()},
                 difference={metric: _estimate(samples[name][metric] - base[metric]) for metric in scalars()}
                 if name in paired and base is not None
@@ -165,6 +167,18 @@ def _samples(predicted: Sequence[Predicted], seed: int) -> dict[str, np.ndarray]
         for metric in scalars():
             total[metric].append(np.asarray(scalar(metric).function(given)))
     return {metric: np.mean(values, axis=0) for metric, values in total.items()}
+
+
+def _estimates(predicted: Sequence[Predicted]) -> dict[str, Estimate]:
+    """Metric -> mean over seeds, with the mean of the seeds' intervals: they test the same patients, so that their
+    errors are taken as one."""
+    samples = [Sample.of(one.logits, one.labels, one.patients.tolist()) for one in predicted]
+    found = {}
+    for name, metric in scalars().items():
+        entries = [with_intervals(metric, sample)[0] for sample in samples]
+        columns = zip(*([entry["value"], *entry["ci95"]] for entry in entries), strict=True)
+        found[name] = Estimate(*(None if None in column else float(np.mean(column)) for column in columns))
+    return found
 
 
 def _value(one: Predicted, metric: str) -> float:

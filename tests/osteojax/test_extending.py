@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 from flax import nnx
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import cohen_kappa_score
 
 from osteojax import models
 from osteojax.errors import UserError
@@ -80,12 +80,12 @@ def test_the_augmentation_is_off_by_default_draws_its_own_and_leaves_the_draws_o
 def test_the_metric_is_scikit_learns_and_is_read_by_validation_and_evaluation(registered):
     logits, labels = RNG.normal(size=(60, 3)), RNG.integers(0, 3, 60)
     logits[np.arange(60), labels] += 1.0
-    expected = matthews_corrcoef(labels, logits.argmax(-1))
-    assert validation_metrics(logits, labels)["mcc"] == pytest.approx(expected)
-    found = score_predictions(logits, labels, [str(i // 2) for i in range(60)], ("a", "b", "c"))["mcc"]
+    expected = cohen_kappa_score(labels, logits.argmax(-1))
+    assert validation_metrics(logits, labels)["kappa"] == pytest.approx(expected)
+    found = score_predictions(logits, labels, [str(i // 2) for i in range(60)], ("a", "b", "c"))["kappa"]
     assert found["value"] == pytest.approx(expected) and found["ci95"][0] < expected < found["ci95"][1]
-    one_class = Predictions.unweighted(np.tile([[1.0, 0.0, 0.0]], (4, 1)), np.array([0, 1, 2, 0]))
-    assert np.isnan(METRICS.get("mcc").function(one_class)).all()
+    one_class = Predictions.unweighted(np.tile([[1.0, 0.0, 0.0]], (4, 1)), np.zeros(4, int))
+    assert np.isnan(METRICS.get("kappa").function(one_class)).all()
 
 
 @pytest.mark.parametrize("registered", ["A backbone"], indirect=True)
@@ -114,4 +114,4 @@ def test_a_network_that_is_no_classifier_can_be_registered_but_not_trained(quick
 
 
 def test_what_was_registered_in_the_other_tests_is_gone():
-    assert not {"focal", "gamma", "mcc", "plain10"} & {name for registry in REGISTRIES for name in registry}
+    assert not {"focal", "gamma", "kappa", "plain10"} & {name for registry in REGISTRIES for name in registry}
