@@ -24,8 +24,6 @@ from osteojax.metrics.sample import Sample
 CLASSES, SHARED, OVERCONFIDENCE = 3, 0.5, 1.5
 # What it gives -> signal.
 SIGNALS = {
-    "AUC 0.60": 0.30, "recall 0.50": 0.56, "AUC 0.80": 0.95, "AUC 0.95": 1.83, "recall 0.90": 2.25, "recall 0.99": 3.6,
-}  # fmt: skip
     "AUC 0.60": 0.30,
     "recall 0.50": 0.56,
     "AUC 0.80": 0.95,

@@ -21,6 +21,7 @@ GROUND = {
 # From the bottom up; what stands in one line may not import its neighbours' floor, only those above it in this list.
 FLOORS = {
     **dict.fromkeys(GROUND, 0),
+    "osteojax.calibration": 1,
     "osteojax.data": 1,
     "osteojax.devices": 1,
     "osteojax.models": 1,
@@ -29,13 +30,14 @@ FLOORS = {
     "osteojax.run": 2,
     "osteojax.train": 3,
     "osteojax.evaluate": 4,
+    "osteojax.predict": 4,
     "osteojax.compile_check": 4,
     "osteojax.sweep": 4,
     "osteojax.cli": 5,
     "osteojax.__main__": 6,
 }
 # What may import data_prep, beside the command line: the checks of equal preparation and, one day, prediction.
-MAY_IMPORT_DATA_PREP = {"osteojax.run.preparation", "osteojax.evaluate.predict"}
+MAY_IMPORT_DATA_PREP = {"osteojax.run.preparation", "osteojax.predict.files", "osteojax.predict.predict"}
 BELOW_DATA_PREP = (*sorted(GROUND), "osteojax.models", "osteojax.weights")
 
 

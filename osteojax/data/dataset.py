@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import tensorflow_datasets as tfds
 
@@ -11,6 +11,17 @@ from osteojax import folds, storage
 from osteojax.errors import UserError
 
 Example = dict[str, Any]
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Examples by their number: those of a split, or images at hand."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """The examples at these places; each has at least `image` and `label`."""
+        ...
 
 
 class Split:

@@ -10,11 +10,14 @@ import numpy as np
 from scipy.special import softmax
 
 from osteojax.data.dataset import Example
+from osteojax.evaluate import trust
 from osteojax.evaluate.figures import draw_figures
 from osteojax.files import disk_errors, write_atomically, write_csv
 from osteojax.metrics import score as scores
 from osteojax.metrics.registry import METRICS
+from osteojax.metrics.sample import Sample
 from osteojax.progress import print_table
+from osteojax.run.fitted import fitted
 from osteojax.run.open import Run, open_run
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,16 @@ def evaluate_run(
     patients = [text(example["patient_id"]) for example in examples]
 
     metrics = scores.score_predictions(logits, labels, patients, run.class_names, seed=run.config.seed)
+    if metrics["n"] != dataset.splits[split]:
+        raise AssertionError(f"{metrics['n']} examples were counted, the dataset has {dataset.splits[split]}")
+    sample = Sample.of(logits, labels, patients, seed=run.config.seed)
+    believed = fitted(run)
+    probabilities = sample.given.probabilities if believed is None else believed.probabilities(logits)
     metrics |= {
+        "calibration": trust.calibration(sample, logits, believed.temperature if believed else None),
+        "conformal": trust.conformal(sample, believed, logits, run.class_names) if believed else None,
+        "questions": trust.questions(sample, probabilities, believed),
+        "subgroups": trust.subgroups(sample, metadata_of(examples)),
         "split": split,
         "checkpoint_step": run.step,
         "dataset_fingerprint": dataset.fingerprint,
@@ -63,6 +75,7 @@ def evaluate_run(
         folder = out or workdir / "eval" / folder_name(split, run, dataset.fingerprint)
         with disk_errors(folder):
             write_predictions(folder / "predictions.csv", examples, logits, run.class_names)
+            write_atomically(folder / "curves.json", json.dumps(trust.curves(sample, run.class_names)) + "\n")
             draw_figures(folder, logits, labels, metrics, run.class_names)
             write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
@@ -77,6 +90,12 @@ def folder_name(split: str, run: Run, fingerprint: str) -> str:
     if fingerprint != run.record["dataset_fingerprint"]:
         parts.append(f"data-{fingerprint[:8]}")
     return "@".join(parts)
+
+
+def metadata_of(examples: list[Example]) -> dict[str, list[Any]]:
+    """Metadata column -> value of each example."""
+    names = examples[0].keys() - {"image", "label", "id", "file", "patient_id", "group"}
+    return {name: [example[name] for example in examples] for name in sorted(names)}
 
 
 def text(value: Any) -> str:

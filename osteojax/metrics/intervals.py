@@ -77,13 +77,14 @@ def proportion(counts: Counts, then: Callable[[np.ndarray], np.ndarray] = lambda
     def interval(sample: Sample, function: Function, values: np.ndarray) -> np.ndarray:
         numerator, denominator = counts(sample.given)
         hits, sizes = sample.by_patient(numerator), sample.by_patient(denominator)
-        ends = [_share(hits[:, v], sizes[:, v]) for v in range(hits.shape[1])]
+        ends = [share(hits[:, v], sizes[:, v]) for v in range(hits.shape[1])]
         return then(np.asarray(ends))
 
     return interval
 
 
-def _share(hits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+def share(hits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """Interval of sum(hits) / sum(sizes), (patients,) each; NaN where there are none."""
     hits, sizes = hits[sizes > 0], sizes[sizes > 0]
     patients, images = len(sizes), sizes.sum()
     if not patients:
@@ -99,11 +100,12 @@ def area(sample: Sample, function: Function, values: np.ndarray) -> np.ndarray:
     """Interval of the area under the ROC curve of each class against the rest."""
     given = sample.given
     return np.asarray(
-        [_area(sample, given.probabilities[:, c], given.labels == c) for c in range(given.classes)]
+        [area_between(sample, given.probabilities[:, c], given.labels == c) for c in range(given.classes)]
     )
 
 
-def _area(sample: Sample, score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+def area_between(sample: Sample, score: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Interval of the area under the ROC curve of a score (N,) for the images that are positive (N,)."""
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
         return _UNDEFINED
@@ -233,7 +235,7 @@ def _with_unseen_errors(sample: Sample, function: Function, ends: np.ndarray) ->
     wrong = sample.given.predicted != sample.given.labels
     if len(np.unique(sample.patient[wrong])) >= _FEW_ERRORS:
         return ends
-    rates = 1 - np.asarray(_share(sample.by_patient(~wrong * 1.0), sample.by_patient(np.ones(len(wrong)))))
+    rates = 1 - np.asarray(share(sample.by_patient(~wrong * 1.0), sample.by_patient(np.ones(len(wrong)))))
     at = np.stack([function(_with_error_rate(sample.given, wrong, rate)).reshape(-1) for rate in rates])
     low, high = np.fmin(ends[:, 0], at.min(0)), np.fmax(ends[:, 1], at.max(0))
     return np.where(np.isfinite(ends).all(1)[:, None], np.stack([low, high], 1), np.nan)

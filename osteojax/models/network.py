@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from osteojax import models
+from osteojax.models.layers.pool import global_avg_pool
 
 # Trees of parameters are flat dictionaries, path -> array, throughout the training code.
 Flat = dict[str, Any]
@@ -89,5 +90,15 @@ class Network:
 
         return apply
 
-    def _merge(self, graph: Any, params: Flat, stats: Flat) -> nnx.Module:
+    def features_function(self) -> Any:
+        """`f(params, stats, image) -> features`: (B, F) float32, what the last stage says of an image, pooled."""
+        self._model.eval()
+        graph = nnx.graphdef(self._model)
+
+        def apply(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
+            return global_avg_pool(self._merge(graph, params, stats).features(image)).astype("float32")
+
+        return apply
+
+    def _merge(self, graph: Any, params: Flat, stats: Flat) -> Any:
         return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), self._rest)

@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from osteojax.data.batches import eval_iterator, plan_for, to_devices
-from osteojax.data.dataset import Split
+from osteojax.data.dataset import Examples
 from osteojax.devices.mesh import batch_sharding, replicated
 
 
 def split_logits(
-    forward: Callable[[Array], Array], source: Split, mesh: Mesh, batch_size: int
+    forward: Callable[[Array], Array], source: Examples, mesh: Mesh, batch_size: int
 ) -> Float[np.ndarray, "n classes"]:
     """Logits (N, classes) float32 in the order of the split.
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from osteojax import config as configs
 from osteojax import folds
-from osteojax.data.dataset import PreparedDataset, Split
+from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
 from osteojax.models.build import ModelSection, build_shapes
@@ -75,9 +75,19 @@ class Run:
         apply = jax.jit(self.network.eval_function(), out_shardings=replicated(self.mesh))
         return lambda image: apply(self.params, self.batch_stats, image)
 
-    def logits(self, source: Split, batch_size: int | None = None) -> np.ndarray:
+    def logits(self, source: Examples, batch_size: int | None = None) -> np.ndarray:
         """Logits (N, classes) float32 of a split, in its order, each example once."""
         return split_logits(self.forward, source, self.mesh, batch_size or self.config.eval.batch_size)
+
+    def features(self, source: Examples) -> np.ndarray:
+        """Pooled features (N, F) float32 of a split, in its order."""
+        apply = jax.jit(self.network.features_function(), out_shardings=replicated(self.mesh))
+        return split_logits(
+            lambda image: apply(self.params, self.batch_stats, image),
+            source,
+            self.mesh,
+            self.config.eval.batch_size,
+        )
 
 
 def open_run(workdir: str | Path, step: str | int = "best") -> Run:

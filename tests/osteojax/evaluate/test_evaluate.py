@@ -57,11 +57,17 @@ def test_metrics_json_keeps_its_contract(workdir, prepared):
         == list(metrics["pr_auc"])
         == list(small.CLASSES)
     )
-    assert set(metrics["per_class"]["healthy"]) == {"precision", "recall", "f1", "support"}
+    assert set(metrics["per_class"]["healthy"]) == {
+        "precision",
+        "recall",
+        "f1",
+        "specificity",
+        "support",
+    }
     assert metrics["dataset_fingerprint"] == PreparedDataset.open(prepared).fingerprint
     assert metrics["checkpoint_step"] in (3, 6) and len(metrics["config_hash"]) == 64
     assert {path.name for path in (workdir / "eval" / "test").iterdir()} == {
-        "metrics.json", "predictions.csv", "confusion.png", "roc.png"
+        "metrics.json", "predictions.csv", "curves.json", "confusion.png", "roc.png"
     }  # fmt: skip
 
 

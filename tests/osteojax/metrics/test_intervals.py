@@ -41,7 +41,7 @@ def test_the_design_effect_is_that_of_the_patients_sums_and_has_its_bounds():
     variance = 4 / 3 * sum((h - p * s) ** 2 for h, s in zip(hits, sizes, strict=True)) / 100
     worth = variance / (p * (1 - p) / 10)
     quantile = stats.t.ppf(0.975, 3)
-    assert intervals._share(hits, sizes) == pytest.approx(intervals.wilson(p, 10 / max(worth, 1), quantile))
+    assert intervals.share(hits, sizes) == pytest.approx(intervals.wilson(p, 10 / max(worth, 1), quantile))
     assert intervals.effective(0.0, 1.0, sizes) == pytest.approx(3.0)  # nothing told: all of a patient as one
     assert intervals.effective(100.0, 1.0, sizes) == pytest.approx(3.0)
     assert intervals.effective(0.1, 1.0, sizes) == 1.0

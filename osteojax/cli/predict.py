@@ -1,0 +1,61 @@
+"""`osteojax predict`."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from osteojax.cli import flags
+
+NAME = "predict"
+SUMMARY = (
+    "Classify radiographs (DICOM, PNG, JPEG, TIFF), prepared exactly as the checkpoint's training images."
+)
+_SHOWN = 40
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=flags.place,
+        action="append",
+        help="directory of a run, local or gs://, s3://; several make an ensemble",
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
+    parser.add_argument("--step", default="best", help="best, last, or a step number")
+    parser.add_argument("--out", type=Path, help="table of the answers; JSON where the name ends in .json")
+    parser.add_argument("--tta", action="store_true", help="average with the mirror image")
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs the command; returns its exit status: 0 where every file was read, 1 where one was not."""
+    from osteojax import storage
+    from osteojax.devices import host_memory
+    from osteojax.predict.predict import Predictor, table_rows, write_predictions
+    from osteojax.progress import print_table
+    from osteojax.run.open import open_run
+
+    host_memory.keep_freed_memory()  # before JAX starts its threads
+    with contextlib.ExitStack() as stack:
+        workdirs = [stack.enter_context(storage.workdir(place, create=False)) for place in arguments.workdir]
+        predictor = Predictor([open_run(place, arguments.step) for place in workdirs], tta=arguments.tta)
+        answers = predictor.predict(arguments.files)
+    if arguments.out is not None:
+        write_predictions(arguments.out, answers, predictor.class_names)
+    kind = "calibrated probability" if predictor.calibrated else "probability, NOT calibrated"
+    title = f"{len(answers)} files; {kind}; sets hold the truth in 90 % of images like those of validation"
+    print_table(
+        title, ("file", "class", "probability", "set", ""), table_rows(answers[:_SHOWN]), to=sys.stdout
+    )
+    if len(answers) > _SHOWN:
+        print(f"... and {len(answers) - _SHOWN} more", file=sys.stdout)
+    unread = sum(answer.predicted is None for answer in answers)
+    flagged = sum(bool(answer.out_of_distribution) for answer in answers)
+    print(
+        f"{len(answers) - unread} answered, {flagged} of them unlike the training images; {unread} not read",
+        file=sys.stdout,
+    )
+    return 1 if unread else 0

@@ -1,0 +1,1 @@
+"""Files in, answers out: probabilities, sets, and silence where the network knows nothing."""

@@ -1,0 +1,213 @@
+"""Classifies files with one run or several, and says where it should not be believed."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import softmax
+
+from data_prep.preprocess import PreprocessSpec
+from osteojax.calibration.conformal import COVERAGE
+from osteojax.errors import UserError
+from osteojax.files import csv_cell, write_atomically, write_csv
+from osteojax.predict.files import Images, find_files, read_files
+from osteojax.run.fitted import Fitted, fitted
+from osteojax.run.open import Run
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The answer for one file.
+
+    Attributes:
+        file: its path.
+        predicted: the likeliest class; None where there is no answer, for the `reason`.
+        probabilities: class -> probability, calibrated where `calibrated`; empty without an answer.
+        calibrated: whether a temperature fitted on validation was applied.
+        conformal_set: the classes that it may be, at a coverage of 90 % on images like those of validation; None where
+            there is no calibration for it.
+        out_of_distribution: whether the image is unlike those that the network learned from, so that the answer
+            means nothing; None where that is not known.
+        distance, energy: the scores behind it, over their thresholds: above 1 is flagged.
+        reason: why there is no answer.
+    """
+
+    file: str
+    predicted: str | None = None
+    probabilities: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    calibrated: bool = False
+    conformal_set: tuple[str, ...] | None = None
+    out_of_distribution: bool | None = None
+    distance: float | None = None
+    energy: float | None = None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    run: Run
+    fitted: Fitted | None
+
+
+class Predictor:
+    """One run, or an ensemble of several whose images are prepared alike.
+
+    Args:
+        runs: opened checkpoints.
+        tta: average each image's probabilities with those of its mirror image.
+
+    Raises:
+        UserError: the runs do not have the same classes and preprocessing.
+    """
+
+    def __init__(self, runs: Sequence[Run], *, tta: bool = False) -> None:
+        first = runs[0]
+        for run in runs[1:]:
+            same = all(run.record[key] == first.record[key] for key in ("class_names", "preprocessing"))
+            if not same:
+                raise UserError(
+                    f"{run.workdir} and {first.workdir} have other classes or another preprocessing; an ensemble is of "
+                    "runs on one kind of image"
+                )
+        self._members = [_Member(run, fitted(run)) for run in runs]
+        self._tta = tta
+        self.class_names = first.class_names
+        self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether every run's probabilities are."""
+        return all(member.fitted is not None for member in self._members)
+
+    def predict(self, places: Sequence[Path]) -> list[Prediction]:
+        """An answer for each file, in their order; a broken file has a reason instead, and the others are answered.
+
+        Args:
+            places: files, and folders of files.
+
+        Raises:
+            UserError: a place that is not there.
+        """
+        answers = []
+        for portion in read_files(find_files(places), self.spec):
+            images = [one.image for one in portion if one.image is not None]
+            found = iter(
+                self.of_images(np.stack(images), [str(o.file) for o in portion if o.image is not None])
+                if images
+                else ()
+            )
+            answers += [
+                next(found) if one.image is not None else Prediction(str(one.file), reason=one.reason)
+                for one in portion
+            ]
+        return answers
+
+    def of_images(self, images: Float[np.ndarray, "n h w 1"], names: Sequence[str]) -> list[Prediction]:
+        """Likewise for images that are preprocessed already: float32 in [0, 1]."""
+        probabilities = np.mean([self._probabilities(member, images) for member in self._members], axis=0)
+        sets, scores = self._sets(probabilities), self._scores(images)
+        answers = []
+        for row, name in enumerate(names):
+            held = None
+            if sets is not None:
+                held = tuple(self.class_names[c] for c in np.flatnonzero(sets[row]))
+            answer = Prediction(
+                name,
+                self.class_names[int(probabilities[row].argmax())],
+                dict(zip(self.class_names, map(float, probabilities[row]), strict=True)),
+                self.calibrated,
+                held,
+            )
+            if scores is not None:
+                distance, energy = map(float, scores[row])
+                strange = distance > 1 or energy > 1
+                answer = dataclasses.replace(
+                    answer, out_of_distribution=strange, distance=distance, energy=energy
+                )
+            answers.append(answer)
+        return answers
+
+    def _probabilities(self, member: _Member, images: np.ndarray) -> np.ndarray:
+        views = [images, images[:, :, ::-1]] if self._tta else [images]
+        of_views = []
+        for view in views:
+            logits = member.run.logits(Images(view))
+            of_views.append(
+                member.fitted.probabilities(logits)
+                if member.fitted is not None and self.calibrated
+                else softmax(logits.astype(np.float64), axis=-1)
+            )
+        return np.mean(of_views, axis=0)
+
+    def _sets(self, probabilities: np.ndarray) -> np.ndarray | None:
+        """Their coverage was calibrated for one run and one view; of averages nothing is known."""
+        one = self._members[0].fitted
+        if one is None or len(self._members) > 1 or self._tta:
+            return None
+        return one.conformal.sets(probabilities, "by_class")
+
+    def _scores(self, images: np.ndarray) -> np.ndarray | None:
+        """(N, 2) distance and energy over their thresholds: the medians over the runs, so that most must agree."""
+        if not self.calibrated:
+            return None
+        of_runs = []
+        for member in self._members:
+            assert member.fitted is not None
+            run, novelty = member.run, member.fitted.novelty
+            scores = novelty.scores(run.features(Images(images)), run.logits(Images(images)))
+            # The energy may be of either sign: its excess over the threshold, in units that grow with it.
+            over = 1 + (scores[:, 1] - novelty.thresholds[1]) / max(1.0, abs(novelty.thresholds[1]))
+            of_runs.append(np.stack([scores[:, 0] / max(novelty.thresholds[0], 1e-300), over], -1))
+        return np.median(of_runs, axis=0)
+
+
+def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Sequence[str]) -> None:
+    """A table, or JSON where the name ends in .json; whole or absent."""
+    if path.suffix.lower() == ".json":
+        rows = [dataclasses.asdict(answer) for answer in answers]
+        write_atomically(path, json.dumps({"coverage": COVERAGE, "predictions": rows}, indent=1) + "\n")
+        return
+    header = ["file", "predicted", *(f"p_{name}" for name in class_names), "calibrated", "conformal_set"]
+    header += ["out_of_distribution", "distance", "energy", "reason"]
+    write_csv(path, header, (_cells(answer, class_names) for answer in answers))
+
+
+def _cells(answer: Prediction, class_names: Sequence[str]) -> list[Any]:
+    return [
+        answer.file,
+        answer.predicted,
+        *(f"{answer.probabilities[name]:.6f}" if answer.probabilities else "" for name in class_names),
+        str(answer.calibrated).lower() if answer.predicted else "",
+        "" if answer.conformal_set is None else "|".join(answer.conformal_set) or "none",
+        "" if answer.out_of_distribution is None else str(answer.out_of_distribution).lower(),
+        *("" if score is None else f"{score:.3f}" for score in (answer.distance, answer.energy)),
+        answer.reason,
+    ]
+
+
+def table_rows(answers: Sequence[Prediction]) -> list[tuple[str, ...]]:
+    """File, answer, probability, set and what is to be said of it, for a person."""
+    rows: list[tuple[str, ...]] = []
+    for answer in answers:
+        if answer.predicted is None:
+            rows.append((csv_cell(answer.file), "-", "-", "-", f"not read: {answer.reason}"))
+            continue
+        held = "-" if answer.conformal_set is None else ", ".join(answer.conformal_set) or "none"
+        said = "NOT LIKE THE TRAINING IMAGES: no answer" if answer.out_of_distribution else ""
+        rows.append(
+            (
+                csv_cell(answer.file),
+                "-" if answer.out_of_distribution else answer.predicted,
+                f"{answer.probabilities[answer.predicted]:.3f}",
+                held,
+                said,
+            )
+        )
+    return rows

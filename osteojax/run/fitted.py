@@ -1,0 +1,170 @@
+"""What was fitted for a checkpoint on its validation and training images; kept in the workdir.
+
+It is fitted once, where the run's own dataset is at hand, and serves evaluation and prediction wherever the workdir is.
+"""
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import softmax
+
+from osteojax.calibration.conformal import ConformalSets
+from osteojax.calibration.novelty import Novelty
+from osteojax.calibration.temperature import fit_temperature
+from osteojax.data.dataset import Examples
+from osteojax.errors import UserError
+from osteojax.files import disk_errors
+from osteojax.run.open import Run
+
+log = logging.getLogger(__name__)
+
+_VERSION = 1
+_ARRAYS = ("logits", "labels", "means", "axes", "variances", "rest", "thresholds")
+# Enough to know where training images lie; evenly spread over the split.
+_TRAINING_IMAGES = 2000
+NO_SPLIT = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What is known of a checkpoint beside its parameters.
+
+    Attributes:
+        logits, labels: (N, C) and (N,) of the validation images.
+        temperature: that makes the logits' probabilities fit the labels.
+        novelty: what training images look like.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+    temperature: float
+    novelty: Novelty
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities (N, C) float64 of logits."""
+        return softmax(logits.astype(np.float64) / self.temperature, axis=-1)
+
+    @property
+    def conformal(self) -> ConformalSets:
+        """Prediction sets, calibrated on the calibrated probabilities of validation."""
+        return ConformalSets(self.probabilities(self.logits), self.labels)
+
+
+def fitted(run: Run) -> Fitted | None:
+    """What was fitted for this checkpoint; fitted now where that was not done yet and the run's dataset is at hand.
+
+    None where the run has no validation split, or the dataset is not there.
+    """
+    path = run.workdir / "fitted" / f"step-{run.step}.npz"
+    found = _load(path, run)
+    if found is not None:
+        return found
+    split = run.config.eval.split
+    if split == NO_SPLIT:
+        log.warning(
+            "the run has no validation split: probabilities are not calibrated, and nothing is flagged"
+        )
+        return None
+    try:
+        dataset = run.dataset()
+        if dataset.fingerprint != run.record["dataset_fingerprint"]:
+            raise UserError(f"{dataset.directory} is not the run's own dataset")
+        validation, training = dataset.source(split), dataset.source("train")
+    except UserError as error:
+        log.warning("%s: probabilities are not calibrated, and nothing is flagged", error)
+        return None
+    result = _fit(run, validation, training)
+    if jax.process_index() == 0:
+        with disk_errors(path):
+            _save(path, run, result)
+    return result
+
+
+def _fit(run: Run, validation: Examples, training: Examples) -> Fitted:
+    some = Some(training, np.unique(np.linspace(0, len(training) - 1, _TRAINING_IMAGES).astype(int)))
+    logits, labels = run.logits(validation), labels_of(validation)
+    novelty = Novelty.fit(run.features(some), labels_of(some), run.features(validation), logits)
+    return Fitted(logits, labels, fit_temperature(logits, labels), novelty)
+
+
+class Some:
+    """Some of the examples of a source.
+
+    Args:
+        source: of all.
+        places: of those that count.
+    """
+
+    def __init__(self, source: Examples, places: Sequence[int] | np.ndarray) -> None:
+        self._source, self._places = source, [int(place) for place in places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The examples at these places among those that count."""
+        return self._source.__getitems__([self._places[index] for index in indices])
+
+
+def labels_of(source: Examples) -> np.ndarray:
+    """(N,) int."""
+    return np.asarray([source.__getitems__([index])[0]["label"] for index in range(len(source))], np.int64)
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What tells the checkpoint: another one in its place is fitted anew."""
+    arrays = run.record.get("arrays") or {}
+    return {
+        "version": _VERSION,
+        "step": run.step,
+        "config_hash": run.record["config_hash"],
+        "dataset_fingerprint": run.record["dataset_fingerprint"],
+        "parameters": zlib.crc32(json.dumps(arrays, sort_keys=True).encode()),
+    }
+
+
+def _save(path: Path, run: Run, result: Fitted) -> None:
+    fields: dict[str, Any] = {"logits": result.logits, "labels": result.labels} | {
+        field.name: np.asarray(getattr(result.novelty, field.name)) for field in dataclasses.fields(Novelty)
+    }
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream,
+        identity=np.frombuffer(json.dumps(_identity(run)).encode(), np.uint8),
+        temperature=np.float64(result.temperature),
+        **fields,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(stream.getvalue())
+    temporary.replace(path)
+
+
+def _load(path: Path, run: Run) -> Fitted | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:  # zip members carry a CRC of their own
+            if json.loads(file["identity"].tobytes()) != _identity(run):
+                log.info("%s belongs to another checkpoint; it is fitted anew", path)
+                return None
+            arrays = {name: file[name] for name in _ARRAYS}
+            temperature = float(file["temperature"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        log.warning("%s is damaged (%s); it is fitted anew", path, type(error).__name__)
+        return None
+    logits, labels, rest = arrays.pop("logits"), arrays.pop("labels"), float(arrays.pop("rest"))
+    return Fitted(logits, labels, temperature, Novelty(rest=rest, **arrays))

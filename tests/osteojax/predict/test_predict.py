@@ -1,0 +1,245 @@
+"""Prediction: the bits of evaluation, what is broken, what is strange, several runs, and tables."""
+
+import csv
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import small
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from scipy.ndimage import zoom
+from scipy.special import softmax
+
+from data_prep.prepare import prepare
+from data_prep.preprocess import preprocess_file
+from osteojax import config as configs
+from osteojax.cli.main import run as command
+from osteojax.errors import UserError
+from osteojax.evaluate.evaluate import evaluate_run
+from osteojax.predict.files import Images, find_files
+from osteojax.predict.predict import Predictor
+from osteojax.run.fitted import fitted
+from osteojax.run.open import open_run
+from osteojax.train.loop import train
+
+
+def picture(seed, period):
+    rng = np.random.default_rng(seed)
+    stripes = 128 + 70 * np.sin(2 * np.pi * (np.arange(80) + rng.uniform(0, period)) / period)
+    shade = zoom(rng.normal(0, 25, (5, 5)), (72 / 5, 80 / 5), order=1)
+    return np.clip(stripes[None] + shade + rng.normal(0, 12, (72, 80)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Stripes of three spacings as PNG files, one a patient."""
+    folder = tmp_path_factory.mktemp("source")
+    for c, name in enumerate(small.CLASSES):
+        (folder / name).mkdir()
+        for i in range(40):
+            Image.fromarray(picture(100 * c + i, 8 + 9 * c)).save(folder / name / f"{name}{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(source, tmp_path_factory):
+    """A run on those files, prepared by the real preparation."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    config = configs.load("configs/prep/prep.py")
+    config.image_size = small.SIZE
+    config.denoise.backend = "none"
+    config.audit.update(near_duplicates=False, shortcuts=False)  # stripes are near copies of each other
+    config.split.update(train=0.5, val=0.25, test=0.25)
+    prepare(source, out, config)
+    experiment = small.quick_config(out)
+    experiment.epochs = 6.0
+    folder = tmp_path_factory.mktemp("run")
+    train(experiment, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(workdir):
+    return Predictor([open_run(workdir)])
+
+
+def test_the_same_files_give_the_bits_that_evaluation_gave(workdir, source, predictor):
+    metrics = evaluate_run(workdir)
+    run = open_run(workdir)
+    split = run.dataset().source("test")
+    logits = run.logits(split)
+    files = [source / example["file"].decode() for example in split]
+    answers = predictor.predict(files)
+    p = fitted(run).probabilities(logits)
+    assert len(files) == metrics["n"] > 10
+    for answer, row in zip(answers, p, strict=True):
+        assert list(answer.probabilities.values()) == row.tolist()  # to the bit
+    # In another order, and beside another number of files, too.
+    again = predictor.predict(files[:5][::-1])[::-1]
+    assert [a.probabilities for a in again] == [a.probabilities for a in answers[:5]]
+
+
+def test_probabilities_are_calibrated_with_what_was_fitted_on_validation(workdir, predictor, source):
+    run = open_run(workdir)
+    found = fitted(run)
+    assert predictor.calibrated and found.temperature > 0
+    file = next((source / "healthy").iterdir())
+    (answer,) = predictor.predict([file])
+    assert answer.calibrated and sum(answer.probabilities.values()) == pytest.approx(1)
+    assert answer.conformal_set is not None and set(answer.conformal_set) <= set(small.CLASSES)
+
+
+def test_without_the_dataset_what_was_fitted_is_read_and_without_either_it_is_said(workdir, source, tmp_path):
+    shutil.copytree(workdir, tmp_path / "moved")
+    run = dataclasses.replace(open_run(tmp_path / "moved"))
+    run.config.data.dir = str(tmp_path / "nowhere")
+    file = next((source / "osteopenia").iterdir())
+    (with_file,) = Predictor([run]).predict([file])
+    assert with_file.calibrated
+    shutil.rmtree(tmp_path / "moved" / "fitted")
+    run = dataclasses.replace(open_run(tmp_path / "moved"))
+    run.config.data.dir = str(tmp_path / "nowhere")
+    (without,) = Predictor([run]).predict([file])
+    assert not without.calibrated
+    assert without.conformal_set is None and without.out_of_distribution is None
+    assert not (tmp_path / "moved" / "fitted").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
+def test_what_was_fitted_and_is_damaged_is_fitted_anew(workdir, tmp_path, damage, caplog):
+    shutil.copytree(workdir, tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    before = fitted(run)
+    (path,) = (tmp_path / "run" / "fitted").iterdir()
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-200])
+    elif damage == "foreign":
+        other = dataclasses.replace(run, record={**run.record, "config_hash": "another"})
+        assert fitted(other).temperature == pytest.approx(before.temperature)
+        return
+    else:
+        np.savez(path, identity=np.array([{"a": 1}], dtype=object))
+    again = fitted(run)
+    assert again.temperature == before.temperature
+    np.testing.assert_array_equal(again.novelty.axes, before.novelty.axes)
+    assert "is damaged" in caplog.text
+
+
+def test_broken_files_have_a_reason_and_the_good_are_answered(workdir, source, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(next((source / "healthy").iterdir()), folder / "a.png")
+    (folder / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (folder / "c.txt").write_text("no picture")
+    Image.fromarray(np.zeros((50, 50), np.uint8)).save(folder / "d.png")
+    shutil.copy(next((source / "osteoporosis").iterdir()), folder / "e.png")
+    (folder / ".hidden").write_text("not looked at")
+    status = command(["predict", f"--workdir={workdir}", str(folder), f"--out={tmp_path}/p.csv"])
+    assert status == 1
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"].rsplit("/", 1)[1] for row in rows] == ["a.png", "b.png", "c.txt", "d.png", "e.png"]
+    assert [bool(row["predicted"]) for row in rows] == [True, False, False, False, True]
+    assert "blank" in rows[3]["reason"] and rows[1]["reason"] and rows[1]["p_healthy"] == ""
+    told = capsys.readouterr().out
+    assert "2 answered" in told and "3 not read" in told
+
+
+def test_dicom_goes_through_the_same_way(workdir, predictor, source, tmp_path):
+    pixels = picture(1, 17)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    image = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    image.Modality, image.PatientID = "DX", "p"
+    image.Rows, image.Columns = pixels.shape
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit, image.PixelRepresentation = 7, 0
+    image.PixelData = pixels.tobytes()
+    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    one, other = predictor.predict([tmp_path / "a.dcm", tmp_path / "a.png"])
+    assert one.probabilities == other.probabilities
+
+
+def test_strange_pictures_are_flagged_and_those_of_the_set_are_not(workdir, source, predictor, tmp_path):
+    run = open_run(workdir)
+    files = [source / example["file"].decode() for example in run.dataset().source("test")]
+    flagged = [answer.out_of_distribution for answer in predictor.predict(files)]
+    assert np.mean(flagged) < 0.35
+    rng = np.random.default_rng(0)
+    strange = {
+        "noise": rng.integers(0, 256, (80, 80)),
+        "upright stripes": picture(0, 17).T,
+        "half black": np.where(np.arange(80) < 40, 0, 255)[None].repeat(70, 0),
+    }
+    for name, pixels in strange.items():
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    answers = predictor.predict([tmp_path])
+    assert [a.file.rsplit("/", 1)[1] for a in answers if not a.out_of_distribution] == []
+
+
+def test_the_mean_of_an_ensemble_and_of_mirror_images_is_the_mean(workdir, source):
+    file = next((source / "healthy").iterdir())
+    runs = [open_run(workdir, step) for step in ("best", "last")]
+    singles = [Predictor([run]).predict([file])[0].probabilities for run in runs]
+    (both,) = Predictor(runs).predict([file])
+    for name in small.CLASSES:
+        assert both.probabilities[name] == pytest.approx(np.mean([p[name] for p in singles]))
+    assert both.conformal_set is None and both.out_of_distribution is not None
+    (mirrored,) = Predictor(runs[:1], tta=True).predict([file])
+    flipped = Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    other = file.with_name("mirror.bmp")
+    flipped.save(other)
+    p = Predictor(runs[:1]).predict([other])[0].probabilities
+    other.unlink()
+    for name in small.CLASSES:
+        assert mirrored.probabilities[name] == pytest.approx((singles[0][name] + p[name]) / 2, abs=1e-3)
+
+
+def test_runs_on_other_images_are_no_ensemble(workdir):
+    run = open_run(workdir)
+    other = dataclasses.replace(run, record={**run.record, "class_names": ["a", "b", "c"]})
+    with pytest.raises(UserError, match="other classes or another preprocessing"):
+        Predictor([run, other])
+
+
+def test_json_and_names_that_a_spreadsheet_would_run(workdir, source, tmp_path):
+    shutil.copy(next((source / "healthy").iterdir()), tmp_path / "=1+1.png")
+    for out in ("p.csv", "p.json"):
+        call = ["predict", f"--workdir={workdir}", "=1+1.png", f"--out={out}"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            assert command(call) == 0
+    assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith("'=1+1.png,")
+    (found,) = json.loads((tmp_path / "p.json").read_text())["predictions"]
+    assert found["file"] == "=1+1.png" and found["reason"] is None
+
+
+def test_places_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_files([tmp_path / "nothing"])
+    with pytest.raises(UserError, match="no files in"):
+        find_files([tmp_path])
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").symlink_to("a")
+    assert len(find_files([tmp_path, tmp_path / "a"])) == 1
+
+
+def test_uncalibrated_probabilities_are_the_softmax(workdir, source):
+    run = open_run(workdir)
+    run.config.eval.split = "none"
+    shutil.rmtree(workdir / "fitted", ignore_errors=True)
+    file = next((source / "healthy").iterdir())
+    predictor = Predictor([run])
+    (answer,) = predictor.predict([file])
+    assert not answer.calibrated
+    logits = run.logits(Images(preprocess_file(file, predictor.spec)[None])).astype(np.float64)
+    assert list(answer.probabilities.values()) == pytest.approx(softmax(logits, -1)[0].tolist())
