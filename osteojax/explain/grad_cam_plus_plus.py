@@ -29,5 +29,5 @@ def grad_cam_plus_plus(
     activations, gradient = activations_and_gradient(cut, params, stats, image, label)
     # g^2 / (2 g^2 + sum(A) g^3), with g^2 cancelled so that small gradients do not vanish when squared.
     divisor = 2 + activations.sum((1, 2), keepdims=True) * gradient
-    weights = jnp.where(divisor == 0, 0, jax.nn.relu(gradient) / jnp.where(divisor == 0, 1, divisor))
+    weights = jnp.where(divisor == 0, 0, jax.nn.relu(gradient) / divisor)
     return class_activation_map(activations, weights.sum((1, 2)), image)

@@ -52,8 +52,8 @@ EXPLAIN: tuple[Mutant, ...] = (
     Mutant(
         "Grad-CAM++ divides by zero",
         "osteojax/explain/grad_cam_plus_plus.py",
-        "jnp.where(divisor == 0, 1, divisor)",
-        "divisor",
+        "jnp.where(divisor == 0, 0, jax.nn.relu(gradient) / divisor)",
+        "jax.nn.relu(gradient) / divisor",
         (f"{MAPS}::test_grad_cam_plus_plus_is_finite_where_the_divisor_vanishes",),
     ),
     Mutant(

@@ -10,7 +10,7 @@ from networks import HEIGHT, WIDTH, Explained, model
 from osteojax import models
 from osteojax.errors import UserError
 from osteojax.explain.registry import EXPLAINERS
-from osteojax.models.network import Network
+from osteojax.models.network import Cut, Network
 
 SMALL = {"patch": 16, "stride": 12, "steps": 4}
 
@@ -89,7 +89,8 @@ def test_grad_cam_plus_plus_as_equation_19_writes_it(hidden):
 
 def test_grad_cam_plus_plus_is_finite_where_the_divisor_vanishes():
     """One channel of sum -2 over gradient 1, where equation 19 divides by zero."""
-    cut = models.network.Cut(lambda p, s, x: jnp.full((1, 1, 2, 1), -1.0), lambda p, s, h: h.sum((1, 2)))
+    activations = jnp.asarray([-3.0, 1.0]).reshape(1, 1, 2, 1)
+    cut = Cut(lambda p, s, x: activations, lambda p, s, h: h.sum((1, 2)))
     found = explainer("grad_cam++")(cut, {}, {}, np.zeros((1, 4, 4, 1), np.float32), np.zeros(1, np.int32))
     np.testing.assert_array_equal(found, np.zeros((1, 4, 4)))
 
