@@ -185,7 +185,9 @@ def preprocess_native(
     sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
     denoised, unmodelled = _denoise(noisy, sigma, spec)
     small = denoised if spec.denoise_at == "resized" else _resize(denoised, spec, pixel_aspect)
-    image = _min_max(_pad(small, spec.image_size), spec.value_bits)
+    image = _min_max(
+        _pad(small, placement(pixels.shape, spec, pixel_aspect), spec.image_size), spec.value_bits
+    )
     if not np.isfinite(image).all():
         raise DecodeError(_OUT_OF_RANGE)
     constant = ("constant",) if not image.any() else ()
@@ -213,25 +215,35 @@ def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> tuple[np
         return spec.denoise(pixels, sigma), ("not_poisson",)
 
 
+def placement(shape: tuple[int, ...], spec: PreprocessSpec, pixel_aspect: float = 1.0) -> tuple[slice, slice]:
+    """Rows and columns of the network's square that an image fills; the rest of the square is padding.
+
+    Args:
+        shape: (height, width) of the decoded image.
+        spec: its `image_size` and `aspect` decide.
+        pixel_aspect: height of a pixel over its width.
+    """
+    size = spec.image_size
+    if spec.aspect == "squash":
+        return slice(0, size), slice(0, size)
+    sides = shape[0] * pixel_aspect, shape[1]
+    scale = size / max(sides)
+    height, width = (max(1, round(side * scale)) for side in sides)
+    top, left = (size - height) // 2, (size - width) // 2
+    return slice(top, top + height), slice(left, left + width)
+
+
 def _resize(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float) -> np.ndarray:
     """To a square, or to what fits into it. Triangle filter widened by the reduction factor, so that nothing aliases
     (Pillow, mode F)."""
-    size = spec.image_size
-    if spec.aspect == "squash":
-        height, width = size, size
-    else:
-        sides = pixels.shape[0] * pixel_aspect, pixels.shape[1]
-        scale = size / max(sides)
-        height, width = (max(1, round(side * scale)) for side in sides)
+    height, width = (side.stop - side.start for side in placement(pixels.shape, spec, pixel_aspect))
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _pad(pixels: np.ndarray, size: int) -> np.ndarray:
-    """In the middle of a square of its darkest value."""
-    height, width = pixels.shape
+def _pad(pixels: np.ndarray, window: tuple[slice, slice], size: int) -> np.ndarray:
+    """At its place in a square of its darkest value."""
     canvas = np.full((size, size), pixels.min(), np.float32)
-    top, left = (size - height) // 2, (size - width) // 2
-    canvas[top : top + height, left : left + width] = pixels
+    canvas[window] = pixels
     return canvas
 
 

@@ -22,8 +22,8 @@ from jaxtyping import install_import_hook
 # In the tests the shapes and dtypes of the public seams are checked at every call.
 CHECKED = (
     "data_prep.preprocess",
-    "osteojax.metrics", "osteojax.run.inference", "osteojax.train.augment", "osteojax.train.augmentations",
-    "osteojax.train.losses",
+    "osteojax.explain", "osteojax.metrics", "osteojax.run.inference", "osteojax.train.augment",
+    "osteojax.train.augmentations", "osteojax.train.losses",
 )  # fmt: skip
 install_import_hook(CHECKED, "beartype.beartype")
 

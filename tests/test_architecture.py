@@ -27,6 +27,7 @@ FLOORS = {
     "osteojax.models": 1,
     "osteojax.metrics": 1,
     "osteojax.weights": 2,
+    "osteojax.explain": 2,
     "osteojax.run": 2,
     "osteojax.train": 3,
     "osteojax.evaluate": 4,

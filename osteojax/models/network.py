@@ -1,13 +1,13 @@
 """A Flax NNX model as pure functions of flat trees, path -> array."""
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 from flax import nnx
 
 from osteojax import models
-from osteojax.models.layers.pool import global_avg_pool
 
 # Trees of parameters are flat dictionaries, path -> array, throughout the training code.
 Flat = dict[str, Any]
@@ -36,6 +36,24 @@ def freeze_batch_norm(model: nnx.Module, trainable: Collection[str]) -> None:
         if hasattr(module, "use_running_average"):
             own = "".join(f"{part}/" for part in path)
             module.use_running_average = not any(name.startswith(own) for name in trainable)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A network in inference mode, cut in two behind one of its parts.
+
+    Attributes:
+        features: `f(params, stats, image) -> h`: images (B, H, W, C) float32 in [0, 1] to activations (B, h, w, c) in
+            the compute dtype.
+        from_features: `f(params, stats, h) -> logits` (B, classes) float32.
+    """
+
+    features: Callable[[Flat, Flat, jax.Array], jax.Array]
+    from_features: Callable[[Flat, Flat, jax.Array], jax.Array]
+
+    def logits(self, params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
+        """(B, classes) float32 of images (B, H, W, C): both halves, one after the other."""
+        return self.from_features(params, stats, self.features(params, stats, image))
 
 
 class Network:
@@ -90,15 +108,21 @@ class Network:
 
         return apply
 
-    def features_function(self) -> Any:
-        """`f(params, stats, image) -> features`: (B, F) float32, what the last stage says of an image, pooled."""
+    def cut(self, upto: str = "stage4") -> Cut:
+        """The network in inference mode as two functions, cut behind the part `upto`.
+
+        Raises:
+            ValueError: there is no such part, or nothing comes after it.
+        """
+        if upto not in self.stages[:-1]:
+            raise ValueError(f"no part {upto!r} to cut behind; there are {', '.join(self.stages[:-1])}")
+        start = self.stages[self.stages.index(upto) + 1]
         self._model.eval()
         graph = nnx.graphdef(self._model)
+        return Cut(
+            lambda params, stats, image: self._merge(graph, params, stats).features(image, upto),
+            lambda params, stats, h: self._merge(graph, params, stats).from_features(h, start),
+        )
 
-        def apply(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
-            return global_avg_pool(self._merge(graph, params, stats).features(image)).astype("float32")
-
-        return apply
-
-    def _merge(self, graph: Any, params: Flat, stats: Flat) -> Any:
+    def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:
         return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), self._rest)

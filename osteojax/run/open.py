@@ -21,6 +21,7 @@ from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
 from osteojax.models.build import ModelSection, build_shapes
+from osteojax.models.layers.pool import global_avg_pool
 from osteojax.models.network import Flat, Network
 from osteojax.run.checkpoint import Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.run.inference import split_logits
@@ -81,13 +82,17 @@ class Run:
 
     def features(self, source: Examples) -> np.ndarray:
         """Pooled features (N, F) float32 of a split, in its order."""
-        apply = jax.jit(self.network.features_function(), out_shardings=replicated(self.mesh))
-        return split_logits(
-            lambda image: apply(self.params, self.batch_stats, image),
-            source,
-            self.mesh,
-            self.config.eval.batch_size,
-        )
+        return split_logits(self._pooled, source, self.mesh, self.config.eval.batch_size)
+
+    @functools.cached_property
+    def _pooled(self) -> Callable[[jax.Array], jax.Array]:
+        features = self.network.cut().features
+
+        def pooled(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
+            return global_avg_pool(features(params, stats, image)).astype("float32")
+
+        apply = jax.jit(pooled, out_shardings=replicated(self.mesh))
+        return lambda image: apply(self.params, self.batch_stats, image)
 
 
 def open_run(workdir: str | Path, step: str | int = "best") -> Run:

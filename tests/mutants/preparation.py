@@ -322,8 +322,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "pixels that are not square taken as square",
         "data_prep/preprocess.py",
-        "pixels.shape[0] * pixel_aspect",
-        "pixels.shape[0] * 1.0",
+        "shape[0] * pixel_aspect",
+        "shape[0] * 1.0",
         ("tests/data_prep/test_preprocess.py::test_letterbox_undoes_pixels_that_are_not_square",),
     ),
     Mutant(

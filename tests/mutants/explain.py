@@ -1,0 +1,193 @@
+"""Faults of the saliency maps, of the checks of them, and of their overlays."""
+
+from tests.mutants.mutant import Mutant
+
+MAPS = "tests/osteojax/explain/test_maps.py"
+SANITY = "tests/osteojax/explain/test_sanity.py"
+OVERLAY = "tests/osteojax/explain/test_overlay.py"
+
+EXPLAIN: tuple[Mutant, ...] = (
+    Mutant(
+        "a cut network normalises by its batch",
+        "osteojax/models/network.py",
+        "        start = self.stages[self.stages.index(upto) + 1]\n        self._model.eval()\n",
+        "        start = self.stages[self.stages.index(upto) + 1]\n        self._model.train()\n",
+        (f"{MAPS}::test_a_cut_network_is_the_whole_one_with_its_running_statistics",),
+    ),
+    Mutant(
+        "the first class explained whatever the label",
+        "osteojax/explain/maps.py",
+        "label[:, None], axis",
+        "0 * label[:, None], axis",
+        (f"{MAPS}::test_grad_cam_of_a_pooling_head_is_the_class_activation_map",),
+    ),
+    Mutant(
+        "activation maps keep what speaks against the class",
+        "osteojax/explain/maps.py",
+        'jax.nn.relu(jnp.einsum("bhwc,bc->bhw", activations, weights))',
+        'jnp.einsum("bhwc,bc->bhw", activations, weights)',
+        (f"{MAPS}::test_grad_cam_of_a_pooling_head_is_the_class_activation_map",),
+    ),
+    Mutant(
+        "activation maps enlarged without interpolation",
+        "osteojax/explain/maps.py",
+        '"bilinear")',
+        '"nearest")',
+        (f"{MAPS}::test_grad_cam_of_a_pooling_head_is_the_class_activation_map",),
+    ),
+    Mutant(
+        "Grad-CAM weighs by the highest gradient",
+        "osteojax/explain/grad_cam.py",
+        "gradient.mean((1, 2))",
+        "gradient.max((1, 2))",
+        (f"{MAPS}::test_grad_cam_averages_the_gradient_of_a_head_with_a_hidden_layer",),
+    ),
+    Mutant(
+        "Grad-CAM++ counts negative gradients",
+        "osteojax/explain/grad_cam_plus_plus.py",
+        "jax.nn.relu(gradient) /",
+        "gradient /",
+        (f"{MAPS}::test_grad_cam_plus_plus_as_equation_19_writes_it",),
+    ),
+    Mutant(
+        "Grad-CAM++ divides by zero",
+        "osteojax/explain/grad_cam_plus_plus.py",
+        "jnp.where(divisor == 0, 0, jax.nn.relu(gradient) / divisor)",
+        "jax.nn.relu(gradient) / divisor",
+        (f"{MAPS}::test_grad_cam_plus_plus_is_finite_where_the_divisor_vanishes",),
+    ),
+    Mutant(
+        "integrated gradients by the left rule",
+        "osteojax/explain/integrated_gradients.py",
+        "+ 0.5) /",
+        "+ 0.0) /",
+        (f"{MAPS}::test_integrated_gradients_are_the_loop_over_the_way_from_black",),
+    ),
+    Mutant(
+        "integrated gradients not multiplied by the image",
+        "osteojax/explain/integrated_gradients.py",
+        "(image * gradients).sum(-1)",
+        "gradients.sum(-1)",
+        (f"{MAPS}::test_integrated_gradients_are_complete",),
+    ),
+    Mutant(
+        "occlusion hides behind the batch's mean",
+        "osteojax/explain/occlusion.py",
+        "image.mean((1, 2, 3), keepdims=True)",
+        "image.mean(keepdims=True)",
+        (f"{MAPS}::test_an_image_is_explained_alike_alone_and_in_a_batch",),
+    ),
+    Mutant(
+        "occlusion sums over the squares that hide a pixel",
+        "osteojax/explain/occlusion.py",
+        "return total / times",
+        "return total",
+        (f"{MAPS}::test_occlusion_is_the_loop_over_squares",),
+    ),
+    Mutant(
+        "occlusion leaves the far borders out",
+        "osteojax/explain/occlusion.py",
+        "np.unique(np.append(np.arange(0, side - patch, stride), side - patch))",
+        "np.arange(0, side - patch + 1, stride)",
+        (f"{MAPS}::test_occlusion_is_the_loop_over_squares",),
+    ),
+    Mutant(
+        "randomisation starts at the stem",
+        "osteojax/explain/sanity.py",
+        "parts = tuple(stages[first:])",
+        "parts = tuple(stages[: len(stages) - first])",
+        (f"{SANITY}::test_parts_are_drawn_anew_one_by_one_from_the_head_down_with_their_statistics",),
+    ),
+    Mutant(
+        "randomised parts keep the trained statistics",
+        "osteojax/explain/sanity.py",
+        "explain(*(redrawn(*pair, parts) for pair in zip(trained, fresh, strict=True)))",
+        "explain(redrawn(trained[0], fresh[0], parts), trained[1])",
+        (f"{SANITY}::test_parts_are_drawn_anew_one_by_one_from_the_head_down_with_their_statistics",),
+    ),
+    Mutant(
+        "resemblance of values, not of ranks",
+        "osteojax/explain/sanity.py",
+        "float(spearmanr(a, b, axis=None).statistic)",
+        "float(np.corrcoef(a.ravel(), b.ravel())[0, 1])",
+        (f"{SANITY}::test_resemblance_is_the_correlation_of_ranks_and_scikit_images_ssim",),
+    ),
+    Mutant(
+        "a map that vanished counts as not defined",
+        "osteojax/explain/sanity.py",
+        "return 0.0 if np.ptp(b) == 0",
+        "return np.nan if np.ptp(b) == 0",
+        (f"{SANITY}::test_a_map_that_vanishes_resembles_nothing_and_a_constant_one_cannot_be_asked",),
+    ),
+    Mutant(
+        "the least important pixels deleted first",
+        "osteojax/explain/sanity.py",
+        "np.lexsort((ties, -flat), axis=-1)",
+        "np.lexsort((ties, flat), axis=-1)",
+        (f"{SANITY}::test_curves_of_the_perfect_map_fall_and_rise_in_the_first_quarter",),
+    ),
+    Mutant(
+        "equal pixels deleted in reading order",
+        "osteojax/explain/sanity.py",
+        "np.random.default_rng(seed).permutation(flat.shape[1])",
+        "np.arange(flat.shape[1])",
+        (f"{SANITY}::test_a_constant_map_takes_pixels_in_random_order_not_in_reading_order",),
+    ),
+    Mutant(
+        "insertion into black",
+        "osteojax/explain/sanity.py",
+        "np.where(gone, image, blurred)",
+        "np.where(gone, image, np.float32(0))",
+        (f"{SANITY}::test_curves_of_the_perfect_map_fall_and_rise_in_the_first_quarter",),
+    ),
+    Mutant(
+        "the random order starts at the map's own",
+        "osteojax/explain/sanity.py",
+        "for values in (saliency, noise)",
+        "for values in (saliency, saliency)",
+        (f"{SANITY}::test_a_random_order_is_half_way",),
+    ),
+    Mutant(
+        "one of several highest pixels decides the pointing game",
+        "osteojax/explain/sanity.py",
+        "highest = saliency == saliency.max((1, 2), keepdims=True)",
+        "highest = np.arange(saliency[0].size).reshape(saliency[0].shape) == saliency.reshape("
+        "len(saliency), -1).argmax(1)[:, None, None]",
+        (f"{SANITY}::test_pointing_by_hand",),
+    ),
+    Mutant(
+        "mass counts what speaks against the class",
+        "osteojax/explain/sanity.py",
+        "positive = np.maximum(saliency, 0)",
+        "positive = np.abs(saliency)",
+        (f"{SANITY}::test_what_speaks_against_the_class_is_no_mass",),
+    ),
+    Mutant(
+        "the padding is drawn over the bone",
+        "osteojax/explain/overlay.py",
+        "np.ascontiguousarray(saliency[window], np.float32)",
+        "np.ascontiguousarray(saliency, np.float32)",
+        (f"{OVERLAY}::test_a_landmark_comes_back_to_its_place",),
+    ),
+    Mutant(
+        "full strength is the highest value drawn",
+        "osteojax/explain/overlay.py",
+        "on_radiograph(_strength(saliency), radiograph.shape, window)",
+        "_strength(on_radiograph(saliency, radiograph.shape, window))",
+        (f"{OVERLAY}::test_a_network_that_looks_at_the_padding_leaves_the_bone_grey",),
+    ),
+    Mutant(
+        "the map covers everything alike",
+        "osteojax/explain/overlay.py",
+        "alpha = OPACITY * strength[..., None]",
+        "alpha = OPACITY",
+        (f"{OVERLAY}::test_a_stronger_map_covers_more",),
+    ),
+    Mutant(
+        "the letterbox at the top left",
+        "data_prep/preprocess.py",
+        "top, left = (size - height) // 2, (size - width) // 2",
+        "top, left = 0, 0",
+        (f"{OVERLAY}::test_where_a_letterboxed_image_lies",),
+    ),
+)
