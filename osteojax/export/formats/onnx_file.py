@@ -38,10 +38,10 @@ def write_onnx(run: Run, folder: Path) -> None:
     image = np.random.default_rng(0).random((3, *shape), np.float32)
     (found,) = session.run(["logits"], {"image": image})
     expected = np.asarray(jax.jit(forward)(image))
-    error = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
-    if not error <= TOLERANCE:
+    off = np.abs(found - expected).max() / max(1.0, np.abs(expected).max())
+    if not off <= TOLERANCE:
         raise UserError(
-            f"jax2onnx converts this network wrongly: its logits are off by {error:.1e}, more than {TOLERANCE:.0e}; "
+            f"jax2onnx converts this network wrongly: its logits are off by {off:.1e}, more than {TOLERANCE:.0e}; "
             "leave onnx out of --format, and use stablehlo"
         )
     (folder / FILE).write_bytes(content)
