@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 
@@ -178,7 +177,11 @@ def test_a_bucket_holds_the_same_files(workdir, folder, tmp_path, monkeypatch):
     for step in (3, 6):  # the second replaces the first
         assert run(["export", f"--workdir={workdir}", "--out=gs://bucket/model", f"--step={step}"]) == 0
     there = storage.localise("gs://bucket/model")
-    assert storage.local_names(there) == storage.local_names(folder)
+    names, expected = (  # Orbax draws the names of its own files
+        {name for name in storage.local_names(place) if "/d/" not in name and "ocdbt" not in name}
+        for place in (there, folder)
+    )
+    assert names == expected
     assert open_exported(there).description["checkpoint_step"] == 6
 
 
