@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -17,7 +18,9 @@ from osteojax.cli.main import run
 from osteojax.errors import UserError
 from osteojax.export import export as exporting
 from osteojax.export.export import export_run
+from osteojax.export.formats.onnx_file import write_onnx
 from osteojax.export.formats.registry import FORMATS
+from osteojax.export.formats.stablehlo import write_stablehlo
 from osteojax.export.network import arrays, closed_forward, nested
 from osteojax.export.read import open_exported
 from osteojax.models.layers.platform import portable_formulations
@@ -242,6 +245,29 @@ def test_onnx_answers_as_the_run_does(workdir, tmp_path):
     np.testing.assert_allclose(found, run_.logits(source), atol=1e-5)
     (one,) = session.run(["logits"], {"image": images[:1]})
     np.testing.assert_allclose(one, found[:1], atol=1e-5)
+
+
+def in_bfloat16(workdir):
+    run_ = open_run(workdir)
+    run_.config.model.dtype = "bfloat16"
+    return run_
+
+
+def test_a_bfloat16_run_keeps_its_dtype_and_answers_in_float32(workdir, folder, tmp_path):
+    images = np.random.default_rng(0).random((2, small.SIZE, small.SIZE, 1), np.float32)
+    write_stablehlo(in_bfloat16(workdir), tmp_path)
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    logits, exact = np.asarray(program.call(images)), open_exported(folder).logits(images)
+    assert logits.dtype == np.float32 and 0 < np.abs(logits - exact).max() < 0.05
+
+
+@needs_onnx
+@quiet_onnx
+def test_onnx_of_a_bfloat16_run_is_in_float32(workdir, folder, tmp_path):
+    images = np.random.default_rng(0).random((2, small.SIZE, small.SIZE, 1), np.float32)
+    write_onnx(in_bfloat16(workdir), tmp_path)
+    (found,) = onnx_session(tmp_path / "model.onnx").run(["logits"], {"image": images})
+    np.testing.assert_allclose(found, open_exported(folder).logits(images), atol=1e-5)
 
 
 @needs_onnx
