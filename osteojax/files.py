@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -37,6 +38,39 @@ def write_atomically(path: Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, *, marker: str) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `path` once it is whole, and is gone where that fails.
+
+    An earlier one is moved aside for the new one: a reader finds the one or the other, between the two moves neither,
+    and never a half.
+
+    Args:
+        path: the folder to be.
+        marker: a file that tells that what is there already may be replaced.
+
+    Raises:
+        UserError: there is a file, or a folder of something else.
+    """
+    path = path.absolute()
+    if path.is_symlink() or path.exists():
+        replaceable = path.is_dir() and ((path / marker).is_file() or not any(path.iterdir()))
+        if path.is_symlink() or not replaceable:
+            raise UserError(f"{path} is there already and holds no {marker}; give another folder")
+    new, old = (path.with_name(f".{path.name}.{os.getpid()}.{part}.tmp") for part in ("new", "old"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -31,6 +31,7 @@ FLOORS = {
     "osteojax.run": 2,
     "osteojax.train": 3,
     "osteojax.evaluate": 4,
+    "osteojax.export": 3,
     "osteojax.predict": 4,
     "osteojax.compile_check": 4,
     "osteojax.sweep": 4,

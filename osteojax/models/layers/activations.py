@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from osteojax.models.layers.platform import by_platform
+
 
 @jax.custom_vjp
 def relu_of_sum(x: jax.Array) -> jax.Array:
@@ -16,7 +18,7 @@ def relu_of_sum(x: jax.Array) -> jax.Array:
     map less is written. Behind a norm `jax.nn.relu` is as good on CPU and better on TPU, where its argument is
     recomputed.
     """
-    return jax.lax.platform_dependent(x, cpu=lambda x: jnp.where(x <= 0, 0, x), default=jax.nn.relu)
+    return by_platform(x, cpu=lambda x: jnp.where(x <= 0, 0, x), default=jax.nn.relu, portable=jax.nn.relu)
 
 
 def _relu_of_sum_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:

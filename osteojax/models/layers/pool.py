@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from osteojax.models.layers.padding import pad
+from osteojax.models.layers.platform import by_platform
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -21,7 +22,10 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Arra
     def shifted(x: jax.Array) -> jax.Array:
         return functools.reduce(jnp.maximum, _windows(x, size, stride, padding))
 
-    return jax.lax.platform_dependent(x, cpu=shifted, default=native)
+    def replicated(x: jax.Array) -> jax.Array:
+        return functools.reduce(jnp.maximum, _windows(_replicate_edge(x, padding), size, stride, 0))
+
+    return by_platform(x, cpu=shifted, default=native, portable=replicated)
 
 
 def _max_pool_fwd(x: jax.Array, size: int, stride: int, padding: int) -> tuple[jax.Array, jax.Array]:
@@ -50,6 +54,12 @@ def _max_pool_native(x: jax.Array, size: int, stride: int, padding: int) -> jax.
         (1, stride, stride, 1),
         ((0, 0), around, around, (0, 0)),
     )
+
+
+def _replicate_edge(x: jax.Array, width: int) -> jax.Array:
+    """x with its outermost rows and columns repeated: as padding of less than a window's size they never win."""
+    x = jnp.concatenate([x[:, :1]] * width + [x] + [x[:, -1:]] * width, 1)
+    return jnp.concatenate([x[:, :, :1]] * width + [x] + [x[:, :, -1:]] * width, 2)
 
 
 def _windows(x: jax.Array, size: int, stride: int, padding: int) -> list[jax.Array]:

@@ -1,0 +1,1 @@
+"""A checkpoint as files that others read: exported, described, read back."""
