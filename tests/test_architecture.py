@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 GROUND = {
     "osteojax.errors",
     "osteojax.files",
+    "osteojax.page",
     "osteojax.storage",
     "osteojax.registry",
     "osteojax.progress",
@@ -33,6 +34,7 @@ FLOORS = {
     "osteojax.evaluate": 4,
     "osteojax.export": 3,
     "osteojax.predict": 4,
+    "osteojax.report": 4,
     "osteojax.compile_check": 4,
     "osteojax.sweep": 4,
     "osteojax.cli": 5,

@@ -9,7 +9,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from osteojax.cli import audit, compile_check, convert, evaluate, export, predict, prep, sweep, train
+from osteojax.cli import (
+    audit,
+    compare,
+    compile_check,
+    convert,
+    evaluate,
+    export,
+    predict,
+    prep,
+    report,
+    sweep,
+    train,
+)
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
 
@@ -17,7 +29,7 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 # In the order of their use. Each module has NAME, SUMMARY, `add_flags(parser)` and `run(arguments, overrides)`.
-COMMANDS = (prep, audit, convert, train, evaluate, predict, export, sweep, compile_check)
+COMMANDS = (prep, audit, convert, train, evaluate, predict, compare, report, export, sweep, compile_check)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

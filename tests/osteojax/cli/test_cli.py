@@ -5,7 +5,18 @@ import pytest
 
 from osteojax.cli.main import make_parser, run
 
-COMMANDS = ("prep", "audit", "convert", "train", "evaluate", "predict", "export", "sweep", "compile-check")
+COMMANDS = (
+    "prep",
+    "audit",
+    "convert",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+    "sweep",
+    "compile-check",
+)
 
 
 def test_every_command_is_there():

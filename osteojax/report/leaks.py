@@ -1,0 +1,47 @@
+"""Whether anything of the training images is among those tested: patients, groups, pixels."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+from osteojax.files import csv_text
+
+_KEYS = ("patient_id", "group", "pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaks:
+    """What two sets of images share.
+
+    Attributes:
+        compared: images on the first and the second side.
+        shared: key (patient_id, group, pixels) -> how many of its values are on both sides.
+    """
+
+    compared: tuple[int, int]
+    shared: dict[str, int]
+
+    @property
+    def clean(self) -> bool:
+        """Whether they share nothing."""
+        return not any(self.shared.values())
+
+
+def read_manifest(data_dir: Path) -> list[dict[str, str]] | None:
+    """The rows of a prepared dataset's manifest.csv; None where there is none."""
+    path = data_dir / "manifest.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        return [
+            {key: csv_text(value or "") for key, value in row.items() if key} for row in csv.DictReader(file)
+        ]
+
+
+def between(first: list[dict[str, str]], second: list[dict[str, str]]) -> Leaks:
+    """What two lists of manifest rows share."""
+    shared = {}
+    for key in _KEYS:
+        one, other = ({row[key] for row in rows if row.get(key)} for rows in (first, second))
+        shared[key] = len(one & other)
+    return Leaks((len(first), len(second)), shared)
