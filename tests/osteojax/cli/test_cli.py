@@ -12,6 +12,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "compare",
     "report",
     "export",
     "sweep",
