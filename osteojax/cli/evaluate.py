@@ -14,6 +14,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     flags.add_workdir(parser)
     parser.add_argument("--data_dir", help="prepared dataset; by default that of the training run")
+    parser.add_argument(
+        "--allow_overlap",
+        action="store_true",
+        help="evaluate another dataset although patients or images of it are in the training data",
+    )
     parser.add_argument("--split", default="test", help="split of the dataset")
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument(
@@ -36,7 +41,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         storage.output(arguments.out, overwrite=True) as out,
     ):
         metrics = evaluate_run(
-            workdir, split=arguments.split, step=arguments.step, data_dir=arguments.data_dir, out=out
+            workdir,
+            split=arguments.split,
+            step=arguments.step,
+            data_dir=arguments.data_dir,
+            out=out,
+            allow_overlap=arguments.allow_overlap,
         )
     print_scores(metrics, to=sys.stdout)
     return 0

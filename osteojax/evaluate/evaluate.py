@@ -7,18 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
 from osteojax.data.dataset import Example
-from osteojax.evaluate import trust
+from osteojax.evaluate import external, trust
 from osteojax.evaluate.figures import draw_figures
-from osteojax.files import disk_errors, write_atomically, write_csv
+from osteojax.files import disk_errors, write_atomically
 from osteojax.metrics import score as scores
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.progress import print_table
 from osteojax.run.fitted import fitted
 from osteojax.run.open import Run, open_run
+from osteojax.run.predictions import text, write_predictions
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ def evaluate_run(
     step: str = "best",
     data_dir: str | None = None,
     out: Path | None = None,
+    allow_overlap: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a run and writes metrics.json, predictions.csv and figures.
 
@@ -42,13 +43,17 @@ def evaluate_run(
         data_dir: the prepared dataset; by default the one that the run was trained on.
         out: folder to write to; by default `workdir/eval/<split>`, with the step and the dataset in its name where
             they are not the best one and the run's own.
+        allow_overlap: evaluate another dataset although patients or images of it were learned from.
 
     Raises:
-        UserError: no such checkpoint, it is damaged, or the dataset was prepared otherwise than the training data.
+        UserError: no such checkpoint, it is damaged, the dataset was prepared otherwise than the training data, or it
+            is another one and holds patients or images that were learned from.
     """
     run = open_run(workdir, step)
     dataset = run.dataset(data_dir)
     source = dataset.source(split)
+    another = dataset.fingerprint != run.record["dataset_fingerprint"]
+    overlap = external.check_overlap(run, dataset, split, allowed=allow_overlap) if another else None
     logits = run.logits(source)
     examples = [{key: value for key, value in example.items() if key != "image"} for example in source]
     labels = np.asarray([example["label"] for example in examples])
@@ -64,6 +69,9 @@ def evaluate_run(
         "calibration": trust.calibration(sample, logits, believed.temperature if believed else None),
         "conformal": trust.conformal(sample, believed, logits, run.class_names) if believed else None,
         "questions": trust.questions(sample, probabilities, believed),
+        "external": {"overlap": overlap, "prevalence": external.prevalence(run, sample, probabilities)}
+        if another
+        else None,
         "subgroups": trust.subgroups(sample, metadata_of(examples)),
         "split": split,
         "checkpoint_step": run.step,
@@ -96,33 +104,6 @@ def metadata_of(examples: list[Example]) -> dict[str, list[Any]]:
     """Metadata column -> value of each example."""
     names = examples[0].keys() - {"image", "label", "id", "file", "patient_id", "group"}
     return {name: [example[name] for example in examples] for name in sorted(names)}
-
-
-def text(value: Any) -> str:
-    """A string feature, which TFDS gives back as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def write_predictions(
-    path: Path, examples: list[Example], logits: np.ndarray, class_names: list[str]
-) -> None:
-    """One row an example: id, patient_id, label, predicted, and the probability of each class."""
-    header = ["id", "patient_id", "label", "predicted", *(f"p_{name}" for name in class_names)]
-    probabilities = softmax(logits.astype(np.float64), axis=-1)
-    write_csv(
-        path,
-        header,
-        (
-            [
-                text(example["id"]),
-                text(example["patient_id"]),
-                class_names[example["label"]],
-                class_names[int(logit.argmax())],
-                *(f"{p:.6f}" for p in row),
-            ]
-            for example, row, logit in zip(examples, probabilities, logits, strict=True)
-        ),
-    )
 
 
 def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:

@@ -1,9 +1,7 @@
 """Two runs on the same images: differences that are paired, with intervals over patients."""
 
-import csv
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,11 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from osteojax.errors import UserError
-from osteojax.files import csv_text
 from osteojax.metrics.bootstrap import patient_weights
 from osteojax.metrics.intervals import delong, student
 from osteojax.metrics.registry import scalars
 from osteojax.metrics.sample import Sample
-
-# A probability is written with six digits; its logarithm must be finite.
-_SMALLEST = 1e-7
+from osteojax.run.predictions import Said, read_predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,74 +60,48 @@ class Comparison:
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Said:
-    ids: list[str]
-    patients: list[str]
-    sample: Sample
-    class_names: list[str]
-
-
 def compare_runs(first: Path, second: Path, *, split: str = "test", seed: int = 0) -> Comparison:
     """Compares what `osteojax evaluate` has written of two runs.
 
     Raises:
         UserError: one was not evaluated, or they were not tested on the same images.
     """
-    a, b = (_read(place, split, seed) for place in (first, second))
+    a, b = _read(first, split), _read(second, split)
     if a.class_names != b.class_names:
         raise UserError(f"{first} has classes {a.class_names}, {second} {b.class_names}")
-    common = set(a.ids) & set(b.ids)
-    if set(a.ids) != set(b.ids) or len(a.ids) != len(b.ids):
+    places = {name: place for place, name in enumerate(b.ids)}
+    common = sum(name in places for name in a.ids)
+    if not common == len(a.ids) == len(b.ids):
         raise UserError(
-            f"{first} and {second} were not tested on the same images: {len(common)} are common to "
+            f"{first} and {second} were not tested on the same images: {common} are common to "
             f"{len(a.ids)} and {len(b.ids)}; evaluate both on one dataset with --data_dir"
         )
-    order = {name: place for place, name in enumerate(b.ids)}
-    b = _in_order(b, [order[name] for name in a.ids], seed)
-    if (a.sample.given.labels != b.sample.given.labels).any() or a.patients != b.patients:
+    b = b.at([places[name] for name in a.ids])
+    if (a.labels != b.labels).any() or (a.patients != b.patients).any():
         raise UserError(f"{first} and {second} disagree on labels or patients of the same images")
-    weights = patient_weights(a.patients, seed=seed)
-    metrics = {name: _bootstrap(metric.function, a, b, weights) for name, metric in scalars().items()}
+    one, other = a.sample(seed=seed), b.sample(seed=seed)
+    weights = patient_weights(a.patients.tolist(), seed=seed)
+    metrics = {name: _bootstrap(metric.function, one, other, weights) for name, metric in scalars().items()}
     for c, name in enumerate(a.class_names):
-        metrics[f"auc_ovr ({name})"] = _delong(a.sample, b.sample, c)
-    right = [x.sample.given.predicted == x.sample.given.labels for x in (a, b)]
+        metrics[f"auc_ovr ({name})"] = _delong(one, other, c)
+    right = [x.given.predicted == x.given.labels for x in (one, other)]
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     disagreeing = only_first + only_second
     p = binomtest(only_first, disagreeing).pvalue if disagreeing else 1.0
     return Comparison(
-        str(first), str(second), len(a.ids), a.sample.patients, metrics, only_first, only_second, float(p)
+        str(first), str(second), len(a.ids), one.patients, metrics, only_first, only_second, float(p)
     )
 
 
-def _read(workdir: Path, split: str, seed: int) -> _Said:
+def _read(workdir: Path, split: str) -> Said:
     path = workdir / "eval" / split / "predictions.csv"
     if not path.is_file():
         raise UserError(f"{workdir} was not evaluated on {split!r}; run osteojax evaluate first")
-    try:
-        with path.open(newline="") as file:
-            found = list(csv.DictReader(file))
-        names = [key.removeprefix("p_") for key in found[0] if key.startswith("p_")]
-        p = np.asarray([[float(row[f"p_{name}"]) for name in names] for row in found])
-        labels = np.asarray([names.index(row["label"]) for row in found])
-        ids = [csv_text(row["id"]) for row in found]
-        patients = [csv_text(row["patient_id"]) for row in found]
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is not whole ({error}); evaluate the run again") from error
-    return _Said(
-        ids, patients, Sample.of(np.log(np.maximum(p, _SMALLEST)), labels, patients, seed=seed), names
-    )
+    return read_predictions(path)
 
 
-def _in_order(said: _Said, places: Sequence[int], seed: int) -> _Said:
-    given, rows = said.sample.given, list(places)
-    patients = [said.patients[i] for i in rows]
-    sample = Sample.of(given.logits[rows], given.labels[rows], patients, seed=seed)
-    return _Said([said.ids[i] for i in rows], patients, sample, said.class_names)
-
-
-def _bootstrap(function: Any, a: _Said, b: _Said, weights: np.ndarray) -> Difference:
-    first, second = (function(x.sample.given.weighted(weights)) for x in (a, b))
+def _bootstrap(function: Any, a: Sample, b: Sample, weights: np.ndarray) -> Difference:
+    first, second = (function(x.given.weighted(weights)) for x in (a, b))
     drawn = (second - first)[1:]
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(first[0]) or not np.isfinite(second[0]):

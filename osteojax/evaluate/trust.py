@@ -39,8 +39,7 @@ def share_entry(sample: Sample, hits: np.ndarray, among: np.ndarray) -> Entry:
 
 
 def calibration(sample: Sample, logits: np.ndarray, temperature: float | None) -> dict[str, Any]:
-    """Calibration errors as the network gives its probabilities and after temperature scaling; with the intercept and
-    slope of the true class's log-odds (Cox 1958): 0 and 1 where probabilities are what they say."""
+    """Calibration errors of the probabilities as the network gives them, and after temperature scaling."""
     result: dict[str, Any] = {"temperature": temperature, "before": _calibration_of(sample)}
     if temperature is not None:
         scaled = Sample.of(
@@ -52,13 +51,13 @@ def calibration(sample: Sample, logits: np.ndarray, temperature: float | None) -
 
 def _calibration_of(sample: Sample) -> dict[str, Any]:
     found: dict[str, Any] = {name: with_intervals(METRICS.get(name), sample)[0] for name in _CALIBRATION}
-    p = np.clip(sample.given.probabilities, _CLIP, 1 - _CLIP)
-    intercept, slope = cox(logit(p).reshape(-1), sample.given.true.reshape(-1))
-    return found | {"intercept": intercept, "slope": slope, "reliability": reliability(sample)}
+    return found | {"reliability": reliability(sample)}
 
 
-def cox(log_odds: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
-    """Intercept (at slope 1) and slope of a logistic regression of outcomes on predicted log-odds."""
+def cox(probability: np.ndarray, outcome: np.ndarray) -> tuple[float, float]:
+    """Calibration intercept (at slope 1) and slope: of a logistic regression of outcomes on predicted log-odds (Cox
+    1958). 0 and 1 where probabilities are what they say."""
+    log_odds = logit(np.clip(probability, _CLIP, 1 - _CLIP))
 
     def loss(parameters: np.ndarray, scale: float | None = None) -> float:
         slope = parameters[1] if scale is None else scale
@@ -131,6 +130,7 @@ def _question(sample: Sample, score: np.ndarray, positive: np.ndarray) -> dict[s
     at = np.round(np.linspace(0.01, 0.99, 99), 2)
     return {
         "positives": int(positive.sum()),
+        "calibration": dict(zip(("intercept", "slope"), cox(score, positive), strict=True)) if both else None,
         "auc": {"value": float(roc_auc_score(positive, score)) if both else None, "ci95": list(ends)},
         "decision_curve": {
             "threshold": at.tolist(),

@@ -36,14 +36,15 @@ class Sample:
     def of(
         cls,
         logits: Float[np.ndarray, "n classes"],
-        labels: Int[np.ndarray, " n"],
+        labels: Int[np.ndarray, " n"] | Sequence[int],
         patients: Sequence[str],
         *,
         seed: int = 0,
     ) -> "Sample":
         """A sample whose patients have names."""
         _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-        return cls(Predictions.unweighted(logits, labels), patient.reshape(-1), seed)
+        given = Predictions.unweighted(np.asarray(logits), np.asarray(labels, int))
+        return cls(given, patient.reshape(-1), seed)
 
     @functools.cached_property
     def patients(self) -> int:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from osteojax.data import leaks
 from osteojax.files import write_atomically
-from osteojax.report import leaks
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
 from osteojax.report.report import Material, percent
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from osteojax import config as configs
 from osteojax import folds
+from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
-from osteojax.report import leaks
 from osteojax.report.gallery import Explained, explained
 from osteojax.report.svg import Chart, confusion
 from osteojax.run.fitted import fitted, labels_of
@@ -353,7 +353,10 @@ def _decisions(given: Material) -> list[str]:
     charts, rows = [], []
     for question, of in found.items():
         name = question.replace("_", " ")
-        rows.append((name, of["positives"], _entry(of["auc"])))
+        fit = of["calibration"] or {"intercept": np.nan, "slope": np.nan}
+        rows.append(
+            (name, of["positives"], _entry(of["auc"]), f"{fit['intercept']:.2f}", f"{fit['slope']:.2f}")
+        )
         curve = of["decision_curve"]
         highest = max(max(curve["model"]), 0.05)
         chart = Chart(
@@ -375,7 +378,8 @@ def _decisions(given: Material) -> list[str]:
         for at in ("at_specificity_90", "at_sensitivity_90")
         if at in of
     ]
-    parts = [table(("question", "positive images", "ROC AUC"), rows, "Two-class views, with 95 % intervals")]
+    head = ("question", "positive images", "ROC AUC", "calibration intercept", "slope")
+    parts = [table(head, rows, "Two-class views, with 95 % intervals")]
     if operating:
         parts.append(
             table(

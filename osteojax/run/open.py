@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from osteojax import config as configs
-from osteojax import folds
+from osteojax import folds, storage
 from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
@@ -99,13 +99,13 @@ def open_run(workdir: str | Path, step: str | int = "best") -> Run:
     """Opens a checkpoint of a run; everything comes from the checkpoint itself.
 
     Args:
-        workdir: of the run.
+        workdir: of the run; an address on an object store is copied to this host.
         step: "best" (by validation), "last", or a number.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    workdir = Path(workdir)
+    workdir = storage.localise(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"no checkpoints in {workdir}; give the --workdir of a training run")
     checkpoints = Checkpoints(workdir / "checkpoints")

@@ -5,40 +5,18 @@ is paired: what is hard for one is hard for the other (Efron and Tibshirani 1993
 to the baseline the p-values are corrected by Holm 1979.
 """
 
-import csv
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from osteojax.errors import UserError
-from osteojax.files import csv_text
 from osteojax.metrics.bootstrap import patient_weights, with_interval
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
-from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
+from osteojax.run.predictions import Said, pooled, read_predictions
 from osteojax.sweep.plan import Planned, Sweep
-
-# A probability is written with six digits; its logarithm must be finite.
-_SMALLEST = 1e-7
-
-
-@dataclasses.dataclass(frozen=True)
-class Predicted:
-    """What one run said of the test split.
-
-    Attributes:
-        logits: (N, C) log-probabilities.
-        labels: (N,).
-        patients: (N,).
-    """
-
-    logits: np.ndarray
-    labels: np.ndarray
-    patients: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,30 +53,6 @@ class Row:
     p: Mapping[str, float] | None
 
 
-def pooled(of_folds: Sequence[Predicted]) -> Predicted:
-    """The predictions of all folds as those of one test split: each patient is tested in one fold."""
-    return Predicted(
-        *(np.concatenate([getattr(one, f.name) for one in of_folds]) for f in dataclasses.fields(Predicted))
-    )
-
-
-def read_predictions(path: Path, class_names: Sequence[str]) -> Predicted:
-    """The table that `osteojax evaluate` writes.
-
-    Raises:
-        UserError: it is not whole.
-    """
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        p = np.asarray([[float(row[f"p_{name}"]) for name in class_names] for row in rows])
-        labels = np.asarray([list(class_names).index(row["label"]) for row in rows])
-        patients = np.asarray([csv_text(row["patient_id"]) for row in rows])
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not whole ({error}); evaluate the run again") from error
-    return Predicted(np.log(np.maximum(p, _SMALLEST)), labels, patients)
-
-
 def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) -> list[Row]:
     """A row for each variant of which a run is finished, in the order of the sweep.
 
@@ -108,14 +62,11 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
         runs: those that are finished.
         seed: of the draws.
     """
-    found: dict[str, list[Predicted]] = {}
-    of_seed: dict[tuple[str, int], list[Predicted]] = {}
+    found: dict[str, list[Said]] = {}
+    of_seed: dict[tuple[str, int], list[Said]] = {}
     for run in runs:
-        folder = out / run.folder / "eval" / "test"
-        names = list(json.loads((folder / "metrics.json").read_text())["per_class"])
-        of_seed.setdefault((run.variant, run.seed), []).append(
-            read_predictions(folder / "predictions.csv", names)
-        )
+        path = out / run.folder / "eval" / "test" / "predictions.csv"
+        of_seed.setdefault((run.variant, run.seed), []).append(read_predictions(path))
     for (name, _), of_folds in of_seed.items():
         if len(of_folds) == max(1, sweep.folds):  # a seed counts when all its folds are there
             found.setdefault(name, []).append(pooled(of_folds))
@@ -156,7 +107,7 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
     return rows
 
 
-def _samples(predicted: Sequence[Predicted], seed: int) -> dict[str, np.ndarray]:
+def _samples(predicted: Sequence[Said], seed: int) -> dict[str, np.ndarray]:
     """Metric -> (weightings,), as of `patient_weights`: the mean over seeds of the value, then of each draw.
 
     The draws depend on the sorted patients alone, and are therefore the same for all variants that have them.
@@ -169,10 +120,10 @@ def _samples(predicted: Sequence[Predicted], seed: int) -> dict[str, np.ndarray]
     return {metric: np.mean(values, axis=0) for metric, values in total.items()}
 
 
-def _estimates(predicted: Sequence[Predicted]) -> dict[str, Estimate]:
+def _estimates(predicted: Sequence[Said]) -> dict[str, Estimate]:
     """Metric -> mean over seeds, with the mean of the seeds' intervals: they test the same patients, so that their
     errors are taken as one."""
-    samples = [Sample.of(one.logits, one.labels, one.patients.tolist()) for one in predicted]
+    samples = [one.sample() for one in predicted]
     found = {}
     for name, metric in scalars().items():
         entries = [with_intervals(metric, sample)[0] for sample in samples]
@@ -181,7 +132,7 @@ def _estimates(predicted: Sequence[Predicted]) -> dict[str, Estimate]:
     return found
 
 
-def _value(one: Predicted, metric: str) -> float:
+def _value(one: Said, metric: str) -> float:
     return float(scalar(metric).function(Predictions.unweighted(one.logits, one.labels))[0])
 
 

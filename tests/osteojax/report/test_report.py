@@ -16,10 +16,10 @@ import pytest
 import small
 
 from osteojax.cli.main import run as command
+from osteojax.data import leaks
 from osteojax.errors import UserError
 from osteojax.evaluate.evaluate import evaluate_run
 from osteojax.page import Html, document, section, table, text
-from osteojax.report import leaks
 from osteojax.report.card import card
 from osteojax.report.checklists import CLAIM, TRIPOD
 from osteojax.report.report import gather, page

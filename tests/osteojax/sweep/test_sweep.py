@@ -17,8 +17,9 @@ from data_prep.settings import read_settings
 from osteojax import models
 from osteojax.cli.main import run
 from osteojax.errors import UserError
+from osteojax.run.predictions import Said
 from osteojax.sweep import compare, execute, plan, tables
-from osteojax.sweep.compare import Predicted, holm
+from osteojax.sweep.compare import holm
 from osteojax.train.experiment import read_experiment
 
 SCRIPT = Path(small.__file__)
@@ -248,11 +249,15 @@ def test_a_run_that_another_process_holds_is_left_alone(planned, tmp_path):
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
+def said(logits, labels, patients):
+    return Said(np.arange(len(labels)).astype(str), logits, labels, patients, small.CLASSES)
+
+
 def predicted(rng, skill, patients=40, images=2):
     labels = np.repeat(rng.integers(0, 3, patients), images)
     logits = rng.normal(size=(len(labels), 3))
     logits[np.arange(len(labels)), labels] += skill
-    return Predicted(logits, labels, np.repeat([f"p{i}" for i in range(patients)], images))
+    return said(logits, labels, np.repeat([f"p{i}" for i in range(patients)], images))
 
 
 def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, tmp_path):
@@ -264,14 +269,12 @@ def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, t
     for one in runs:
         folder = tmp_path / one.folder / "eval" / "test"
         folder.mkdir(parents=True)
-        (folder / "metrics.json").write_text(json.dumps({"per_class": {name: {} for name in names}}))
         mine = []
         for n in range(10 + one.fold):
             p, label = rng.dirichlet((1, 1, 1)), names[n % 3]
             mine.append([f"{one.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
-        text = "\n".join(
-            ",".join(row) for row in [["patient_id", "label", *(f"p_{n}" for n in names)], *mine]
-        )
+        header = ["id", "patient_id", "label", *(f"p_{n}" for n in names)]
+        text = "\n".join([",".join(header), *(",".join([row[0], *row]) for row in mine)])
         (folder / "predictions.csv").write_text(text + "\n")
         rows += [(one.seed, row) for row in mine]
     (row,) = compare.compare(sweep, tmp_path, runs)
@@ -291,7 +294,7 @@ def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, t
 def test_values_and_paired_differences_are_those_of_a_plain_bootstrap():
     rng = np.random.default_rng(0)
     base = predicted(rng, 1.0)
-    better = Predicted(base.logits + 0.5 * np.eye(3)[base.labels], base.labels, base.patients)
+    better = said(base.logits + 0.5 * np.eye(3)[base.labels], base.labels, base.patients)
     a, b = (compare._samples([one], 0)["accuracy"] for one in (base, better))
     accuracy = [(one.logits.argmax(-1) == one.labels).mean() for one in (base, better)]
     assert (a[0], b[0]) == pytest.approx(accuracy)
@@ -319,10 +322,10 @@ def test_p_values_of_no_difference_are_uniform_enough():
     found = []
     for _ in range(60):
         one, other = predicted(rng, 1.0), predicted(rng, 1.0)
-        other = Predicted(other.logits, one.labels, one.patients)
+        other = said(other.logits, one.labels, one.patients)
         logits = rng.normal(size=one.logits.shape)
         logits[np.arange(len(one.labels)), one.labels] += 1.0
-        other = Predicted(logits, one.labels, one.patients)
+        other = said(logits, one.labels, one.patients)
         a, b = (compare._samples([x], 0)["accuracy"] for x in (one, other))
         found.append(compare._p(b - a))
     assert 0 < np.mean(np.asarray(found) < 0.05) + 1e-9 < 0.2 and 0.3 < np.mean(found) < 0.75

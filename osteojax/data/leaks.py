@@ -1,4 +1,4 @@
-"""Whether anything of the training images is among those tested: patients, groups, pixels."""
+"""Whether anything of the images that a run learned from is among those tested: patients, groups, pixels."""
 
 import csv
 import dataclasses
