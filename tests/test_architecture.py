@@ -41,7 +41,12 @@ FLOORS = {
     "osteojax.__main__": 6,
 }
 # What may import data_prep, beside the command line: the checks of equal preparation and, one day, prediction.
-MAY_IMPORT_DATA_PREP = {"osteojax.run.preparation", "osteojax.predict.files", "osteojax.predict.predict"}
+MAY_IMPORT_DATA_PREP = {
+    "osteojax.run.preparation",
+    "osteojax.predict.explain",
+    "osteojax.predict.files",
+    "osteojax.predict.predict",
+}
 BELOW_DATA_PREP = (*sorted(GROUND), "osteojax.models", "osteojax.weights")
 
 

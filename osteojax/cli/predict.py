@@ -19,14 +19,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
     parser.add_argument(
         "--workdir",
-        required=True,
         type=flags.place,
         action="append",
+        default=[],
         help="directory of a run, local or gs://, s3://; several make an ensemble",
+    )
+    parser.add_argument(
+        "--model", type=flags.place, action="append", default=[], help="folder of osteojax export, likewise"
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE_OR_FOLDER")
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument("--out", type=Path, help="table of the answers; JSON where the name ends in .json")
+    parser.add_argument("--explain", type=Path, help="folder for a picture a file: where the network looked")
     parser.add_argument("--tta", action="store_true", help="average with the mirror image")
 
 
@@ -34,15 +38,23 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0 where every file was read, 1 where one was not."""
     from osteojax import storage
     from osteojax.devices import host_memory
+    from osteojax.errors import UserError
+    from osteojax.export.read import Exported, open_exported
     from osteojax.predict.predict import Predictor, table_rows, write_predictions
     from osteojax.progress import print_table
-    from osteojax.run.open import open_run
+    from osteojax.run.open import Run, open_run
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
     with contextlib.ExitStack() as stack:
         workdirs = [stack.enter_context(storage.workdir(place, create=False)) for place in arguments.workdir]
-        predictor = Predictor([open_run(place, arguments.step) for place in workdirs], tta=arguments.tta)
+        models: list[Run | Exported] = [open_run(place, arguments.step) for place in workdirs]
+        models += [open_exported(storage.localise(place)) for place in arguments.model]
+        if not models:
+            raise UserError("no network is named; give --workdir, or --model for an exported one")
+        predictor = Predictor(models, tta=arguments.tta)
         answers = predictor.predict(arguments.files)
+        if arguments.explain is not None:
+            predictor.explain(answers, arguments.explain)
     if arguments.out is not None:
         write_predictions(arguments.out, answers, predictor.class_names)
     kind = "calibrated probability" if predictor.calibrated else "probability, NOT calibrated"

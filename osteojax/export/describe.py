@@ -11,11 +11,11 @@ from osteojax.run.open import Run
 
 FILE = "model.json"
 VERSION = 1
-"""Of the meaning of the fields below. More fields may join them (a calibration, say); readers let those pass."""
+"""Of the meaning of the fields below. More fields may join them; readers let those pass."""
 
 
-def describe(run: Run, folder: Path) -> dict[str, Any]:
-    """The description of a folder that the formats have filled."""
+def describe(run: Run, folder: Path, temperature: float | None) -> dict[str, Any]:
+    """The description of a folder that the formats have filled; with the temperature that calibrates the logits."""
     image_shape = list(run.record["image_shape"])
     return {
         "format": "osteojax-export",
@@ -23,6 +23,7 @@ def describe(run: Run, folder: Path) -> dict[str, Any]:
         "class_names": run.class_names,
         "image_shape": image_shape,
         "preprocessing": run.record["preprocessing"],
+        "temperature": temperature,
         "architecture": run.record["origin"]["architecture"],
         "checkpoint_step": run.step,
         "config_hash": run.record["config_hash"],

@@ -8,6 +8,7 @@ from osteojax.errors import UserError
 from osteojax.export import describe, formats  # noqa: F401 (the formats register themselves)
 from osteojax.export.formats.registry import FORMATS
 from osteojax.files import disk_errors, whole_folder
+from osteojax.run.fitted import fitted
 from osteojax.run.open import open_run
 
 
@@ -33,9 +34,10 @@ def export_run(
         raise UserError(f"no format is named; there are {', '.join(FORMATS)}")
     writers = [FORMATS.get(name) for name in dict.fromkeys(names)]
     run = open_run(workdir, step)
+    known = fitted(run)
     with disk_errors(out, kept="no part of it is left"), whole_folder(out, marker=describe.FILE) as folder:
         for write in writers:
             write(run, folder)
-        description = describe.describe(run, folder)
+        description = describe.describe(run, folder, known.temperature if known else None)
         describe.write_description(folder, description)
     return description

@@ -101,6 +101,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     for field, is_sound in _FIELDS.items():
         if field not in read or not is_sound(read[field]):
             raise UserError(f"{path} is damaged: its {field!r} is missing or malformed; export the run again")
+    if not is_temperature(read.get("temperature")):
+        raise UserError(f"{path} is damaged: its 'temperature' is malformed; export the run again")
     return read
 
 
@@ -158,6 +160,11 @@ def _is_files(value: Any) -> bool:
     return isinstance(value, dict) and all(
         isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values()
     )
+
+
+def is_temperature(value: Any) -> bool:
+    """Whether it can divide logits; None where nothing was calibrated."""
+    return value is None or (isinstance(value, float) and 0 < value < 1e6)
 
 
 _FIELDS: Mapping[str, Callable[[Any], bool]] = {

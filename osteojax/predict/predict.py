@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,16 @@ from scipy.special import softmax
 from data_prep.preprocess import PreprocessSpec
 from osteojax.calibration.conformal import COVERAGE
 from osteojax.errors import UserError
+from osteojax.export.read import Exported
 from osteojax.files import csv_cell, write_atomically, write_csv
+from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
 from osteojax.run.fitted import Fitted, fitted
 from osteojax.run.open import Run
 
 log = logging.getLogger(__name__)
+
+_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,39 +56,100 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
-    run: Run
+    """One network of a predictor.
+
+    Attributes:
+        name: for messages.
+        record: has class_names and preprocessing.
+        logits: of images (N, H, W, 1).
+        temperature: that calibrates them; None where nothing does.
+        run, fitted: None for an exported network, which says nothing of strange images.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    logits: Callable[[np.ndarray], np.ndarray]
+    temperature: float | None
+    run: Run | None
     fitted: Fitted | None
+
+    @classmethod
+    def of(cls, model: Run | Exported) -> "_Member":
+        if isinstance(model, Exported):
+            record = {"class_names": list(model.class_names), "preprocessing": model.preprocessing}
+            temperature = model.description.get("temperature")
+            return cls(
+                str(model.folder), record, lambda images: _in_batches(model, images), temperature, None, None
+            )
+        known = fitted(model)
+        temperature = known.temperature if known else None
+        return cls(
+            str(model.workdir),
+            model.record,
+            lambda images: model.logits(Images(images)),
+            temperature,
+            model,
+            known,
+        )
+
+    def probabilities(self, images: np.ndarray, *, calibrated: bool) -> np.ndarray:
+        """(N, C) float64."""
+        logits = self.logits(images).astype(np.float64)
+        return softmax(logits / self.temperature if calibrated and self.temperature else logits, axis=-1)
+
+
+def _in_batches(model: Exported, images: np.ndarray) -> np.ndarray:
+    """Logits of an exported network, which is compiled for one size of a batch."""
+    padding = -len(images) % _BATCH
+    padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+    parts = [model.logits(padded[start : start + _BATCH]) for start in range(0, len(padded), _BATCH)]
+    return np.concatenate(parts)[: len(images)]
 
 
 class Predictor:
-    """One run, or an ensemble of several whose images are prepared alike.
+    """One network, or an ensemble of several whose images are prepared alike.
 
     Args:
-        runs: opened checkpoints.
+        models: opened checkpoints, or exported networks.
         tta: average each image's probabilities with those of its mirror image.
 
     Raises:
-        UserError: the runs do not have the same classes and preprocessing.
+        UserError: they do not have the same classes and preprocessing.
     """
 
-    def __init__(self, runs: Sequence[Run], *, tta: bool = False) -> None:
-        first = runs[0]
-        for run in runs[1:]:
-            same = all(run.record[key] == first.record[key] for key in ("class_names", "preprocessing"))
-            if not same:
+    def __init__(self, models: Sequence[Run | Exported], *, tta: bool = False) -> None:
+        self._members = [_Member.of(model) for model in models]
+        first = self._members[0]
+        for member in self._members[1:]:
+            if any(member.record[key] != first.record[key] for key in ("class_names", "preprocessing")):
                 raise UserError(
-                    f"{run.workdir} and {first.workdir} have other classes or another preprocessing; an ensemble is of "
+                    f"{member.name} and {first.name} have other classes or another preprocessing; an ensemble is of "
                     "runs on one kind of image"
                 )
-        self._members = [_Member(run, fitted(run)) for run in runs]
         self._tta = tta
-        self.class_names = first.class_names
+        self.class_names = list(first.record["class_names"])
         self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
 
     @property
     def calibrated(self) -> bool:
-        """Whether every run's probabilities are."""
-        return all(member.fitted is not None for member in self._members)
+        """Whether every network's probabilities are."""
+        return all(member.temperature is not None for member in self._members)
+
+    def explain(self, answers: Sequence[Prediction], folder: Path) -> None:
+        """Draws for each answered file where the first run's network looked, over the radiograph in its own geometry.
+
+        Raises:
+            UserError: the network is an exported one.
+        """
+        first = self._members[0].run
+        if first is None:
+            raise UserError("an exported network cannot be explained: its inside is closed; give --workdir")
+        explain_files(
+            first,
+            self.spec,
+            [(Path(a.file), self.class_names.index(a.predicted)) for a in answers if a.predicted],
+            folder,
+        )
 
     def predict(self, places: Sequence[Path]) -> list[Prediction]:
         """An answer for each file, in their order; a broken file has a reason instead, and the others are answered.
@@ -136,15 +201,7 @@ class Predictor:
 
     def _probabilities(self, member: _Member, images: np.ndarray) -> np.ndarray:
         views = [images, images[:, :, ::-1]] if self._tta else [images]
-        of_views = []
-        for view in views:
-            logits = member.run.logits(Images(view))
-            of_views.append(
-                member.fitted.probabilities(logits)
-                if member.fitted is not None and self.calibrated
-                else softmax(logits.astype(np.float64), axis=-1)
-            )
-        return np.mean(of_views, axis=0)
+        return np.mean([member.probabilities(view, calibrated=self.calibrated) for view in views], axis=0)
 
     def _sets(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Their coverage was calibrated for one run and one view; of averages nothing is known."""
@@ -155,13 +212,12 @@ class Predictor:
 
     def _scores(self, images: np.ndarray) -> np.ndarray | None:
         """(N, 2) distance and energy over their thresholds: the medians over the runs, so that most must agree."""
-        if not self.calibrated:
-            return None
         of_runs = []
         for member in self._members:
-            assert member.fitted is not None
-            run, novelty = member.run, member.fitted.novelty
-            scores = novelty.scores(run.features(Images(images)), run.logits(Images(images)))
+            if member.run is None or member.fitted is None:
+                return None
+            novelty = member.fitted.novelty
+            scores = novelty.scores(member.run.features(Images(images)), member.logits(images))
             # The energy may be of either sign: its excess over the threshold, in units that grow with it.
             over = 1 + (scores[:, 1] - novelty.thresholds[1]) / max(1.0, abs(novelty.thresholds[1]))
             of_runs.append(np.stack([scores[:, 0] / max(novelty.thresholds[0], 1e-300), over], -1))

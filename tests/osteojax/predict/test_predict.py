@@ -20,6 +20,8 @@ from osteojax import config as configs
 from osteojax.cli.main import run as command
 from osteojax.errors import UserError
 from osteojax.evaluate.evaluate import evaluate_run
+from osteojax.export.export import export_run
+from osteojax.export.read import open_exported
 from osteojax.predict.files import Images, find_files
 from osteojax.predict.predict import Predictor
 from osteojax.run.fitted import fitted
@@ -205,7 +207,7 @@ def test_the_mean_of_an_ensemble_and_of_mirror_images_is_the_mean(workdir, sourc
 
 def test_runs_on_other_images_are_no_ensemble(workdir):
     run = open_run(workdir)
-    other = dataclasses.replace(run, record={**run.record, "class_names": ["a", "b", "c"]})
+    other = dataclasses.replace(run, record={**run.record, "preprocessing": {"image_size": 64}})
     with pytest.raises(UserError, match="other classes or another preprocessing"):
         Predictor([run, other])
 
@@ -242,3 +244,49 @@ def test_uncalibrated_probabilities_are_the_softmax(workdir, source):
     assert not answer.calibrated
     logits = run.logits(Images(preprocess_file(file, predictor.spec)[None])).astype(np.float64)
     assert list(answer.probabilities.values()) == pytest.approx(softmax(logits, -1)[0].tolist())
+
+
+def test_an_exported_network_answers_as_the_run_does(workdir, source, tmp_path):
+    export_run(workdir, tmp_path / "model")
+    file, other = (next((source / name).iterdir()) for name in ("healthy", "osteoporosis"))
+    known = fitted(open_run(workdir))
+    assert (
+        command(["predict", f"--model={tmp_path}/model", str(file), str(other), f"--out={tmp_path}/p.json"])
+        == 0
+    )
+    found = json.loads((tmp_path / "p.json").read_text())["predictions"]
+    expected = Predictor([open_run(workdir)]).predict([file, other])
+    for one, answer in zip(found, expected, strict=True):
+        assert one["calibrated"] and known.temperature != 1
+        # Other formulations of the same convolutions: docs/export.md.
+        assert list(one["probabilities"].values()) == pytest.approx(
+            list(answer.probabilities.values()), abs=1e-4
+        )
+        assert one["out_of_distribution"] is None and one["conformal_set"] is None
+    with pytest.raises(UserError, match="cannot be explained"):
+        Predictor([open_exported(tmp_path / "model")]).explain([], tmp_path / "e")
+
+
+def test_pictures_of_where_the_network_looked_have_the_radiographs_size(workdir, source, tmp_path):
+    file = next((source / "healthy").iterdir())
+    (tmp_path / "broken.png").write_bytes(b"x")
+    call = [
+        "predict",
+        f"--workdir={workdir}",
+        str(tmp_path / "broken.png"),
+        str(file),
+        f"--explain={tmp_path}/e",
+    ]
+    assert command(call) == 1
+    (drawn,) = (tmp_path / "e").iterdir()
+    assert drawn.name == f"00000-{file.stem}.png"
+    picture = np.asarray(Image.open(drawn))
+    assert picture.shape == (72, 80, 3)
+    grey = np.asarray(Image.open(file)).astype(float)
+    # The radiograph shows through: where nothing speaks for the class it is the stretched radiograph itself.
+    assert np.corrcoef(picture.mean(-1).ravel(), grey.ravel())[0, 1] > 0.3
+
+
+def test_no_network_is_named(capsys):
+    assert command(["predict", "x.png"]) == 2
+    assert "no network is named" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Where the network looked, drawn over each file's own radiograph."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
+from data_prep.preprocess import PreprocessSpec, placement, preprocess
+from osteojax.explain.overlay import overlay
+from osteojax.explain.registry import EXPLAINERS
+from osteojax.files import disk_errors
+from osteojax.run.open import Run
+
+_METHOD = "grad_cam"
+
+
+def explain_files(
+    run: Run, spec: PreprocessSpec, files: Sequence[tuple[Path, int]], folder: Path
+) -> list[Path]:
+    """Writes a PNG for each file, `NUMBER-NAME.png`, in its size: Grad-CAM of a class over the radiograph.
+
+    Args:
+        run: whose network is explained.
+        spec: how its images are made.
+        files: readable files, each with the class to explain.
+        folder: made where it is not there.
+
+    Returns:
+        What was written, in the order of the files.
+    """
+    cut = run.network.cut()
+    explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
+    written = []
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (file, label) in enumerate(files):
+            radiograph = decode(read_bytes(file, DEFAULT_LIMITS), DEFAULT_LIMITS)
+            image = preprocess(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect)
+            saliency = explainer(cut, run.params, run.batch_stats, image[None], np.asarray([label]))
+            window = placement(radiograph.pixels.shape, spec, radiograph.pixel_aspect)
+            path = folder / f"{number:05d}-{file.stem}.png"
+            drawn = overlay(radiograph.pixels, np.asarray(saliency[0]), window)
+            temporary = path.with_suffix(".tmp")
+            Image.fromarray(drawn).save(temporary, "PNG")
+            temporary.replace(path)
+            written.append(path)
+    return written
