@@ -40,7 +40,7 @@ FLOORS = {
     "osteojax.cli": 5,
     "osteojax.__main__": 6,
 }
-# What may import data_prep, beside the command line: the checks of equal preparation and, one day, prediction.
+# What may import data_prep, beside the command line: the checks of equal preparation, and prediction.
 MAY_IMPORT_DATA_PREP = {
     "osteojax.run.preparation",
     "osteojax.predict.explain",

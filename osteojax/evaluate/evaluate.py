@@ -107,6 +107,16 @@ def metadata_of(examples: list[Example]) -> dict[str, list[Any]]:
 
 
 def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:
+    """What an evaluation found, as `print_metrics` has it."""
+    start = metrics["origin"]
+    title = (
+        f"{metrics['split']}: {metrics['n']} images, {metrics['patients']} patients, "
+        f"step {metrics['checkpoint_step']}, {start['architecture']} from {start['init']} weights; % [95 % interval]"
+    )
+    print_metrics(metrics, title, to=to)
+
+
+def print_metrics(metrics: dict[str, Any], title: str, *, to: Any = None) -> None:
     """Table 1 of the paper, with intervals: precision, recall and F1 of each class, and the accuracy."""
 
     def show(entry: dict[str, Any]) -> str:
@@ -121,11 +131,6 @@ def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:
         (name, show(of["precision"]), show(of["recall"]), show(of["f1"]), str(of["support"]))
         for name, of in metrics["per_class"].items()
     ]
-    start = metrics["origin"]
-    title = (
-        f"{metrics['split']}: {metrics['n']} images, {metrics['patients']} patients, "
-        f"step {metrics['checkpoint_step']}, {start['architecture']} from {start['init']} weights; % [95 % interval]"
-    )
     print_table(title, ("class", "precision", "recall", "F1", "support"), rows, to=to)
     for name, metric in METRICS.members.items():
         if metric.headline:
