@@ -16,6 +16,7 @@ from osteojax.cli import (
     convert,
     evaluate,
     export,
+    pool,
     predict,
     prep,
     report,
@@ -29,7 +30,20 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 # In the order of their use. Each module has NAME, SUMMARY, `add_flags(parser)` and `run(arguments, overrides)`.
-COMMANDS = (prep, audit, convert, train, evaluate, predict, compare, report, export, sweep, compile_check)
+COMMANDS = (
+    prep,
+    audit,
+    convert,
+    train,
+    evaluate,
+    predict,
+    compare,
+    pool,
+    report,
+    export,
+    sweep,
+    compile_check,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

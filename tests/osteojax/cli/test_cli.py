@@ -13,6 +13,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "compare",
+    "pool",
     "report",
     "export",
     "sweep",
