@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from PIL import Image
 from data_prep.manifest import Row
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import Rejected, in_order
+from osteojax import page
 from osteojax.files import write_atomically
 
 _THUMBNAILS_PER_CLASS = 4
 _THUMBNAIL_SIDE = 160
 _QUARANTINE_SHOWN = 200
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem } th, td { padding: .2rem .8rem; text-align: right }
-th:first-child, td:first-child { text-align: left } thead th { border-bottom: 1px solid #888 }
-figure { display: inline-block; margin: .3rem } figcaption { font-size: 11px; max-width: 160px; color: #555;
-overflow-wrap: anywhere } .warning { background: #fff3cd; padding: .4rem .8rem; margin: .3rem 0 }
-code { overflow-wrap: anywhere } td.text { text-align: left; overflow-wrap: anywhere }
-"""
+_SECTIONS = {
+    "splits": "Splits",
+    "preprocessing": "Preprocessing",
+    "copies": "Copies",
+    "shortcuts": "Shortcuts",
+    "examples": "Examples",
+    "left-out": "Left out",
+}
 
 
 def write_report(
@@ -43,35 +44,27 @@ def write_report(
     load_image: Callable[[Row], np.ndarray],
 ) -> None:
     """Writes the page; `load_image` gives the prepared image of a row for its thumbnail."""
-    parts = [
-        "<h1>Prepared radiographs</h1>",
-        f"<p>{len(rows)} images of {len({r.patient_id for r in rows})} patients, {len(rejected)} files left "
-        f"out. Fingerprint <code>{escape(fingerprint)}</code></p>",
-        *(f'<p class="warning">{escape(text)}</p>' for text in warnings),
-        "<h2>Splits</h2>",
-        _split_table(rows, class_names),
-        "<h2>Preprocessing</h2>",
-        f"<p><code>{escape(spec.to_json())}</code></p>",
-        _noise_table(rows, denoising),
-        "<h2>Copies</h2>",
-        _duplicates(audit),
-        _near_duplicates(audit),
-        "<h2>Shortcuts</h2>",
-        _shortcuts(audit),
-        "<h2>Examples</h2>",
-        *(_thumbnails(rows, name, load_image) for name in class_names),
-        "<h2>Left out</h2>",
-        _quarantine(rejected),
+    lead = page.paragraph(
+        page.Html(
+            f"{len(rows)} images of {len({r.patient_id for r in rows})} patients, {len(rejected)} files left "
+            f"out. Fingerprint <code>{escape(fingerprint)}</code>"
+        )
+    )
+    body = [
+        *(page.note(text) for text in warnings),
+        page.section("splits", "Splits", _split_table(rows, class_names)),
+        page.section(
+            "preprocessing",
+            "Preprocessing",
+            f"<p><code>{escape(spec.to_json())}</code></p>",
+            _noise_table(rows, denoising),
+        ),
+        page.section("copies", "Copies", _duplicates(audit), _near_duplicates(audit)),
+        page.section("shortcuts", "Shortcuts", _shortcuts(audit)),
+        page.section("examples", "Examples", *(_thumbnails(rows, name, load_image) for name in class_names)),
+        page.section("left-out", "Left out", _quarantine(rejected)),
     ]
-    head = f'<meta charset="utf-8"><title>Prepared radiographs</title><style>{_STYLE}</style>'
-    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
-    write_atomically(path, page)
-
-
-def _table(head: Sequence[str], body: Iterable[Sequence[object]], cell: str = "<td>") -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"{cell}{escape(str(v))}</td>" for v in line) + "</tr>" for line in body)
-    return f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
+    write_atomically(path, page.document("Prepared radiographs", body, sections=_SECTIONS, lead=lead))
 
 
 def _split_table(rows: Sequence[Row], class_names: Sequence[str]) -> str:
@@ -83,7 +76,9 @@ def _split_table(rows: Sequence[Row], class_names: Sequence[str]) -> str:
         body.append(
             [split, *images, len(mine), len({r.patient_id for r in mine}), len({r.group for r in mine})]
         )
-    return _table(["split", *class_names, "images", "patients", "groups"], body)
+    return page.table(
+        ["split", *class_names, "images", "patients", "groups"], body, "Images by split and class"
+    )
 
 
 def _noise_table(rows: Sequence[Row], denoising: Mapping[str, float] | None) -> str:
@@ -102,7 +97,7 @@ def _noise_table(rows: Sequence[Row], denoising: Mapping[str, float] | None) -> 
             )
             for name, label, form in (("psnr", "mean PSNR in dB", ".2f"), ("ssim", "mean SSIM", ".3f"))
         ]
-    return _table(["noise, in grey levels of 255", ""], lines)
+    return page.table(["noise, in grey levels of 255", "value"], lines, "Noise")
 
 
 def _duplicates(audit: Mapping[str, Any]) -> str:
@@ -113,7 +108,9 @@ def _duplicates(audit: Mapping[str, Any]) -> str:
         for group in audit["exact_duplicates"][:_QUARANTINE_SHOWN]
     ]
     text = f"<p>{len(audit['exact_duplicates'])} pictures in several files, {len(audit['conflicts'])} under "
-    return text + "contradictory labels.</p>" + _table(["files", "labels"], body, '<td class="text">')
+    return (
+        text + "contradictory labels.</p>" + page.table(["files", "labels"], body, "Equal pixels", words=True)
+    )
 
 
 def _near_duplicates(audit: Mapping[str, Any]) -> str:
@@ -130,7 +127,7 @@ def _near_duplicates(audit: Mapping[str, Any]) -> str:
     ]
     text = f"<p>{len(pairs)} pairs are crops, mirror images or re-encodings of each other and stay on one side of the "
     text += f"split; {len(audit['near_conflicts'])} groups of them carry contradictory labels.</p>"
-    return text + _table(["image", "copy of", "correlation"], body, '<td class="text">')
+    return text + page.table(["image", "copy of", "correlation"], body, "Near copies", words=True)
 
 
 def _shortcuts(audit: Mapping[str, Any]) -> str:
@@ -152,7 +149,9 @@ def _shortcuts(audit: Mapping[str, Any]) -> str:
             )
     text = "<p>What properties that have nothing to do with the bone score by themselves, cross-validated by group. "
     text += "A network has to beat them before its accuracy means anything.</p>"
-    return text + _table(["cue", "classifier", "balanced accuracy [95 %]", "chance", ""], body)
+    return text + page.table(
+        ["cue", "classifier", "balanced accuracy [95 %]", "chance", "verdict"], body, "Shortcuts", words=True
+    )
 
 
 def _thumbnails(rows: Sequence[Row], name: str, load_image: Callable[[Row], np.ndarray]) -> str:
@@ -160,11 +159,12 @@ def _thumbnails(rows: Sequence[Row], name: str, load_image: Callable[[Row], np.n
     step = max(1, len(mine) // _THUMBNAILS_PER_CLASS)
     shown = mine[::step][:_THUMBNAILS_PER_CLASS]
     figures = "".join(
-        f'<figure><img src="{_data_uri(load_image(row))}" alt=""><figcaption>{escape(row.file)}, '
+        f'<figure><img src="{_data_uri(load_image(row))}" alt="prepared radiograph, {escape(name)}">'
+        f"<figcaption>{escape(row.file)}, "
         f"{escape(row.split)}</figcaption></figure>"
         for row in shown
     )
-    return f"<h3>{escape(name)}</h3>{figures}"
+    return f'<h3>{escape(name)}</h3><div class="gallery">{figures}</div>'
 
 
 def _data_uri(image: np.ndarray) -> str:
@@ -181,4 +181,4 @@ def _quarantine(rejected: Sequence[Rejected]) -> str:
     more = len(rejected) - _QUARANTINE_SHOWN
     note = f"<p>and {more} more in quarantine.csv</p>" if more > 0 else ""
     body = [(r.file, r.reason) for r in rejected[:_QUARANTINE_SHOWN]]
-    return _table(["file", "reason"], body, '<td class="text">') + note
+    return page.table(["file", "reason"], body, "Files left out", words=True) + note

@@ -1,9 +1,9 @@
 """A comparison for the terminal, as CSV, Markdown and HTML."""
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from osteojax import page as pages
 from osteojax.files import write_atomically, write_csv
 from osteojax.metrics.registry import METRICS, scalars
 from osteojax.sweep.compare import Estimate, Row
@@ -102,31 +102,11 @@ def markdown(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> 
     return "\n".join([*lines, *_notes(sweep, outcomes)]) + "\n"
 
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-td,th{padding:.35rem .7rem;border-bottom:1px solid #ccc;text-align:left;white-space:nowrap}
-@media(prefers-color-scheme:dark){body{color:#eee;background:#161616}td,th{border-color:#444}}
-"""
-
-
 def page(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
     """The comparison as one page of HTML that needs no network."""
-    text = html.escape
-    parts = [
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep {text(sweep.name)}</title>',
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>',
-        f"<main><h1>Sweep {text(sweep.name)}</h1>",
+    body = [
+        pages.table(HEADER, [cells(row, metric) for row in rows], metric.replace("_", " "))
+        for metric in metrics_shown(sweep)
     ]
-    for metric in metrics_shown(sweep):
-        parts.append(f"<table><caption>{text(metric.replace('_', ' '))}</caption><thead><tr>")
-        parts += [f'<th scope="col">{text(name)}</th>' for name in HEADER]
-        parts.append("</tr></thead><tbody>")
-        for row in rows:
-            first, *rest = (text(cell) for cell in cells(row, metric))
-            parts.append(
-                f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-            )
-        parts.append("</tbody></table>")
-    parts += [f"<p>{text(note)}</p>" for note in _notes(sweep, outcomes)]
-    return "\n".join([*parts, "</main></html>"]) + "\n"
+    body += [pages.paragraph(note) for note in _notes(sweep, outcomes)]
+    return pages.document(f"Sweep {sweep.name}", body)
