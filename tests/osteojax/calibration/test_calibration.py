@@ -166,3 +166,14 @@ def test_questions_add_the_probabilities_of_their_classes():
     score, positive = thresholds.answers(p, np.array([0, 2]), "osteoporosis_vs_rest")
     np.testing.assert_allclose(score, [0.2, 0.7])
     assert positive.tolist() == [False, True]
+
+
+def test_what_leaves_the_subspace_of_the_training_images_counts():
+    rng = np.random.default_rng(9)
+    basis = np.linalg.qr(rng.normal(size=(300, 300)))[0]
+    train, labels = rng.normal(size=(40, 20)) @ basis[:20], rng.integers(0, 3, 40)
+    validation, logits = rng.normal(size=(60, 20)) @ basis[:20], rng.normal(size=(60, 3))
+    novelty = Novelty.fit(train, labels, validation, logits)
+    test = rng.normal(size=(50, 20)) @ basis[:20]
+    assert novelty.flagged(test, logits[:50]).mean() < 0.3
+    assert novelty.flagged(test + 4 * basis[250], logits[:50]).all()

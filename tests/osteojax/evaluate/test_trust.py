@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import small
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -60,6 +61,15 @@ def test_calibration_intercept_and_slope_are_those_of_a_logistic_regression():
     assert slope == pytest.approx(expected, rel=1e-3) and slope == pytest.approx(0.5, abs=0.05)
     shifted = 1 / (1 + np.exp(-(truth - 1)))
     assert trust.cox(shifted, outcome)[0] == pytest.approx(1.0, abs=0.1)
+
+
+def test_probabilities_are_those_of_the_logits_over_the_temperature():
+    fitted = dataclasses.replace(fitted_on(np.random.default_rng(4)), temperature=2.5)
+    logits = np.random.default_rng(5).normal(size=(20, 3)).astype(np.float32)
+    np.testing.assert_allclose(
+        fitted.probabilities(logits), softmax(logits.astype(float) / 2.5, -1), rtol=1e-12
+    )
+    np.testing.assert_allclose(fitted.conformal.probabilities, softmax(fitted.logits / 2.5, -1), rtol=1e-12)
 
 
 def test_questions_are_answered_with_thresholds_of_validation(sample):
