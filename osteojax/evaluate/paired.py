@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from osteojax.errors import UserError
-from osteojax.metrics.bootstrap import patient_weights
+from osteojax.metrics.difference import bootstrapped
 from osteojax.metrics.intervals import delong, student
 from osteojax.metrics.registry import scalars
 from osteojax.metrics.sample import Sample
@@ -80,7 +80,7 @@ def compare_runs(first: Path, second: Path, *, split: str = "test", seed: int = 
     if (a.labels != b.labels).any() or (a.patients != b.patients).any():
         raise UserError(f"{first} and {second} disagree on labels or patients of the same images")
     one, other = a.sample(seed=seed), b.sample(seed=seed)
-    weights = patient_weights(a.patients.tolist(), seed=seed)
+    weights = one.weightings()
     metrics = {name: _bootstrap(metric.function, one, other, weights) for name, metric in scalars().items()}
     for c, name in enumerate(a.class_names):
         metrics[f"auc_ovr ({name})"] = _delong(one, other, c)
@@ -102,18 +102,7 @@ def _read(workdir: Path, split: str) -> Said:
 
 def _bootstrap(function: Any, a: Sample, b: Sample, weights: np.ndarray) -> Difference:
     first, second = (function(x.given.weighted(weights)) for x in (a, b))
-    drawn = (second - first)[1:]
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(first[0]) or not np.isfinite(second[0]):
-        return Difference(_number(first[0]), _number(second[0]), None, None, None, None)
-    if not len(drawn):
-        return Difference(float(first[0]), float(second[0]), float(second[0] - first[0]), None, None, None)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (tail + 1) / (len(drawn) + 1))
-    return Difference(
-        float(first[0]), float(second[0]), float(second[0] - first[0]), float(low), float(high), float(p)
-    )
+    return Difference(_number(first[0]), _number(second[0]), *bootstrapped(second - first))
 
 
 def _delong(a: Sample, b: Sample, c: int) -> Difference:

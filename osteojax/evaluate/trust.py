@@ -186,7 +186,7 @@ def _groups(column: str, values: Sequence[Any]) -> list[str]:
 
 def curves(sample: Sample, class_names: Sequence[str]) -> dict[str, Any]:
     """ROC and precision-recall curve of each class against the rest, with pointwise 95 % bands over patients."""
-    weights = np.concatenate([np.ones((1, sample.patients)), *sample.draws(_DRAWS)])[:, sample.patient]
+    weights = sample.weightings(_DRAWS)
     return {
         name: _curves(sample.given.probabilities[:, c], sample.given.labels == c, weights)
         for c, name in enumerate(class_names)

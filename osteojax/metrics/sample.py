@@ -74,6 +74,14 @@ class Sample:
             rows = min(_DRAWS_AT_ONCE, count - start)
             yield rng.multinomial(self.patients, even, size=rows).astype(np.float64)
 
+    def weightings(self, count: int = DRAWS) -> Float[np.ndarray, "weightings n"]:
+        """How often each image counts: once in row 0, as often as its patient was drawn in `count` others; of one
+        patient alone there is nothing to draw."""
+        rows = [np.ones((1, self.patients))]
+        if self.patients > 1:
+            rows += self.draws(count)
+        return np.concatenate(rows)[:, self.patient]
+
     def drawn_sums(self, x: np.ndarray, count: int = DRAWS) -> np.ndarray:
         """(count, ...) what the sum of a quantity (N, ...) is in each draw."""
         total = self.by_patient(x).reshape(self.patients, -1)

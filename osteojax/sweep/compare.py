@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osteojax.metrics.bootstrap import patient_weights, with_interval
+from osteojax.metrics.difference import bootstrapped
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
 from osteojax.metrics.score import with_intervals
@@ -81,7 +81,9 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
         if base is not None and name != sweep.baseline and people[name] == people[sweep.baseline]
     ]
     p = {
-        metric: holm({name: _p(samples[name][metric] - base[metric]) for name in paired}) if base else {}
+        metric: holm({name: bootstrapped(samples[name][metric] - base[metric])[3] or 1.0 for name in paired})
+        if base
+        else {}
         for metric in scalars()
     }
     rows = []
@@ -98,7 +100,10 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
                 patients=len(people[name]),
                 metrics=_estimates(found[name]),
                 spread={m: float(np.std(v, ddof=1)) if len(v) > 1 else None for m, v in of_seeds.items()},
-                difference={metric: _estimate(samples[name][metric] - base[metric]) for metric in scalars()}
+                difference={
+                    metric: Estimate(*bootstrapped(samples[name][metric] - base[metric])[:3])
+                    for metric in scalars()
+                }
                 if name in paired and base is not None
                 else None,
                 p={metric: p[metric][name] for metric in scalars()} if name in paired else None,
@@ -108,13 +113,14 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
 
 
 def _samples(predicted: Sequence[Said], seed: int) -> dict[str, np.ndarray]:
-    """Metric -> (weightings,), as of `patient_weights`: the mean over seeds of the value, then of each draw.
+    """Metric -> (weightings,), as of `Sample.weightings`: the mean over seeds of the value, then of each draw.
 
     The draws depend on the sorted patients alone, and are therefore the same for all variants that have them.
     """
     total: dict[str, list[np.ndarray]] = {metric: [] for metric in scalars()}
     for one in predicted:
-        given = Predictions(one.logits, one.labels, patient_weights(one.patients.tolist(), seed=seed))
+        sample = one.sample(seed=seed)
+        given = sample.given.weighted(sample.weightings())
         for metric in scalars():
             total[metric].append(np.asarray(scalar(metric).function(given)))
     return {metric: np.mean(values, axis=0) for metric, values in total.items()}
@@ -134,18 +140,6 @@ def _estimates(predicted: Sequence[Said]) -> dict[str, Estimate]:
 
 def _value(one: Said, metric: str) -> float:
     return float(scalar(metric).function(Predictions.unweighted(one.logits, one.labels))[0])
-
-
-def _estimate(samples: np.ndarray) -> Estimate:
-    found = with_interval(samples)
-    return Estimate(found["value"], *found["ci95"])
-
-
-def _p(differences: np.ndarray) -> float:
-    """Two-sided bootstrap p-value of a difference: never 0, since there are finitely many draws."""
-    resampled = differences[1:][np.isfinite(differences[1:])]
-    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
-    return min(1.0, 2 * (tail + 1) / (len(resampled) + 1))
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:

@@ -302,14 +302,14 @@ ENGINE: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the bootstrap's seed ignored",
-        "osteojax/metrics/bootstrap.py",
-        "np.random.default_rng(seed)",
-        "np.random.default_rng(0)",
+        "osteojax/metrics/sample.py",
+        "rng = np.random.default_rng(self.seed)",
+        "rng = np.random.default_rng(0)",
         ("tests/osteojax/metrics/test_score.py",),
     ),
     Mutant(
         "the bootstrap draws images",
-        "osteojax/metrics/bootstrap.py",
+        "osteojax/metrics/sample.py",
         "np.asarray(patients, dtype=str)",
         "np.arange(len(patients))",
         ("tests/osteojax/metrics/test_score.py",),

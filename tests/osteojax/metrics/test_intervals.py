@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from osteojax.metrics import intervals
+from osteojax.metrics.difference import bootstrapped
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import DRAWS, Sample
@@ -108,6 +109,20 @@ def test_draws_are_of_patients_and_come_in_portions():
     x = np.random.default_rng(1).normal(size=(len(given.patient), 2))
     np.testing.assert_allclose(given.drawn_sums(x, 450), counts[:, given.patient] @ x)
     assert len(given.drawn_sums(x)) == DRAWS
+    weights = given.weightings(450)
+    assert (weights[0] == 1).all()
+    np.testing.assert_array_equal(weights[1:], counts[:, given.patient])
+    assert (Sample(given.given, given.patient, seed=1).weightings(450) != weights).any()
+
+
+def test_a_paired_difference_by_hand():
+    differences = np.array([0.5, *np.arange(-2, 98) / 100, np.nan])
+    value, low, high, p = bootstrapped(differences)
+    assert value == 0.5
+    assert (low, high) == pytest.approx(np.percentile(np.arange(-2, 98) / 100, [2.5, 97.5]))
+    assert p == pytest.approx(2 * (3 + 1) / 101)  # -0.02, -0.01 and 0 are not above 0
+    assert bootstrapped(np.array([np.nan, 1.0])) == (None, None, None, None)
+    assert bootstrapped(np.array([0.5, np.nan])) == (0.5, None, None, None)
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -9,9 +9,9 @@ from scipy.special import softmax
 from sklearn import metrics as reference
 
 from osteojax.errors import UserError
-from osteojax.metrics.bootstrap import patient_weights
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import METRICS, metric, scalar, scalars
+from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import score_predictions, validation_metrics
 
 NAMES = ["healthy", "osteopenia", "osteoporosis"]
@@ -181,7 +181,7 @@ def test_the_interval_holds_the_value_and_widens_when_patients_share_images(pred
 
 def test_one_patient_gives_values_but_no_intervals(predictions):
     logits, labels, _ = predictions
-    assert patient_weights(["p"] * 5, seed=0).shape == (1, 5)
+    assert Sample.of(logits, labels, ["p"] * 200).weightings().shape == (1, 200)
     found = score_predictions(logits, labels, ["p"] * 200, NAMES)
     assert found["accuracy"]["value"] == pytest.approx(np.mean(logits.argmax(-1) == labels))
     assert found["accuracy"]["ci95"] == found["per_class"]["healthy"]["recall"]["ci95"] == [None, None]
