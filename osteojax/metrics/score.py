@@ -10,6 +10,9 @@ from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import METRICS, Metric, scalars
 from osteojax.metrics.sample import Sample
 
+# Less is rounding.
+_NO_WIDTH = 1e-9
+
 
 def validation_metrics(
     logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
@@ -76,7 +79,7 @@ def with_intervals(metric: Metric, sample: Sample) -> list[dict[str, Any]]:
     ends = np.full((len(values), 2), np.nan)
     if sample.patients > 1:
         ends = metric.interval(sample, metric.function, values)
-        ends[ends[:, 0] == ends[:, 1]] = np.nan
+        ends[~(ends[:, 1] - ends[:, 0] > _NO_WIDTH)] = np.nan
     return [
         {"value": _number(value), "ci95": [_number(end) if np.isfinite(value) else None for end in pair]}
         for value, pair in zip(values, ends, strict=True)
