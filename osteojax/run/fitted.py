@@ -85,8 +85,11 @@ def fitted(run: Run) -> Fitted | None:
         return None
     result = _fit(run, validation, training)
     if jax.process_index() == 0:
-        with disk_errors(path):
-            _save(path, run, result)
+        try:
+            with disk_errors(path):
+                _save(path, run, result)
+        except UserError as error:  # somebody else's run, which may be read and no more
+            log.warning("%s; it is fitted again the next time", error)
     return result
 
 

@@ -111,6 +111,20 @@ def test_without_the_dataset_what_was_fitted_is_read_and_without_either_it_is_sa
     assert not (tmp_path / "moved" / "fitted").exists()
 
 
+def test_a_run_that_may_only_be_read_is_answered_all_the_same(workdir, source, tmp_path, monkeypatch, caplog):
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "fitted", ignore_errors=True)
+
+    def refuse(path, run, result):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("osteojax.run.fitted._save", refuse)
+    file = next((source / "osteopenia").iterdir())
+    (answer,) = Predictor([open_run(tmp_path / "run")]).predict([file])
+    assert answer.calibrated and "Permission denied" in caplog.text
+    assert not (tmp_path / "run" / "fitted").exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
 def test_what_was_fitted_and_is_damaged_is_fitted_anew(workdir, tmp_path, damage, caplog):
     shutil.copytree(workdir, tmp_path / "run")
