@@ -434,6 +434,7 @@ def distributed_config(prepared, tmp_path, fsdp, **values):
     return small.write_config(tmp_path / "config.py", config)
 
 
+@pytest.mark.slow
 def test_two_hosts_write_one_whole_checkpoint_to_the_bucket(bucket_of_processes, prepared, tmp_path):
     file = distributed_config(prepared, tmp_path, 2, epochs=1.0)
     found = ended(on_two_hosts(file, URL, [tmp_path / "a", tmp_path / "b"]))

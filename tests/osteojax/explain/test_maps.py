@@ -142,6 +142,7 @@ def test_squares_that_do_not_fit_or_leave_gaps_are_refused(patch, stride):
         explainer("occlusion", patch=patch, stride=stride)(*Explained())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_an_image_is_explained_alike_alone_and_in_a_batch(name):
     given = Explained()
@@ -161,6 +162,7 @@ def test_a_network_that_says_the_same_of_every_image_has_a_map_of_zeros(name):
     np.testing.assert_array_equal(explainer(name)(*given), np.zeros((2, HEIGHT, WIDTH), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_maps_of_bfloat16_networks_are_float32_and_finite(name):
     found = explainer(name)(*Explained(model(dtype=jnp.bfloat16)))
@@ -168,6 +170,7 @@ def test_maps_of_bfloat16_networks_are_float32_and_finite(name):
     assert np.isfinite(found).all() and np.ptp(found) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("upto", ["stem", "stage2", "stage3"])
 def test_class_activation_maps_of_earlier_parts(upto):
     given = Explained(upto=upto)
@@ -204,6 +207,7 @@ def test_settings_are_checked():
         explainer("integrated_gradients", steps=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch",
     [

@@ -68,6 +68,7 @@ def test_a_map_that_vanishes_resembles_nothing_and_a_constant_one_cannot_be_aske
     assert resemblance(nothing, nothing)[1] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grad_cam", "integrated_gradients"])
 def test_maps_of_a_network_change_with_its_parts_and_a_picture_of_the_image_does_not(name):
     given = Explained(model(hidden=True), batch=3)

@@ -99,6 +99,7 @@ def test_the_lines_of_the_description_load_the_program_without_osteojax(folder):
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_another_step_is_exported_where_it_is_asked_for(workdir, tmp_path):
     steps = [export_run(workdir, tmp_path / str(s), step=s)["checkpoint_step"] for s in (3, "last")]
     assert steps == [3, 6]
@@ -155,6 +156,7 @@ def test_nothing_is_left_where_a_format_fails(workdir, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_earlier_export_stays_where_the_new_one_fails_and_is_replaced_where_it_does_not(
     workdir, tmp_path, monkeypatch
 ):
@@ -253,6 +255,7 @@ def in_bfloat16(workdir):
     return run_
 
 
+@pytest.mark.slow
 def test_a_bfloat16_run_keeps_its_dtype_and_answers_in_float32(workdir, folder, tmp_path):
     images = np.random.default_rng(0).random((2, small.SIZE, small.SIZE, 1), np.float32)
     write_stablehlo(in_bfloat16(workdir), tmp_path)

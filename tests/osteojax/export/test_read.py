@@ -103,6 +103,13 @@ def test_a_malformed_field_is_named(copy, field, value):
         open_exported(copy)
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, "2", 10**400, [1.0]])
+def test_a_temperature_that_cannot_divide_is_named(copy, value):
+    change(copy, temperature=value)
+    with pytest.raises(UserError, match="its 'temperature' is malformed"):
+        open_exported(copy)
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "", "a\\b", "./model.stablehlo"])
 def test_no_name_leads_out_of_the_folder(copy, name):
     change(copy, files={**files_of(copy), name: "0" * 64})
