@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_the_accelerator_benchmark_in_its_tiny_form(tmp_path):
     command = [sys.executable, "benchmarks/accelerator.py", "--tiny", f"--out={tmp_path}"]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

@@ -125,6 +125,7 @@ def test_a_run_that_may_only_be_read_is_answered_all_the_same(workdir, source, t
     assert not (tmp_path / "run" / "fitted").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "foreign", "pickle"])
 def test_what_was_fitted_and_is_damaged_is_fitted_anew(workdir, tmp_path, damage, caplog):
     shutil.copytree(workdir, tmp_path / "run")
@@ -201,6 +202,7 @@ def test_strange_pictures_are_flagged_and_those_of_the_set_are_not(workdir, sour
     assert [a.file.rsplit("/", 1)[1] for a in answers if not a.out_of_distribution] == []
 
 
+@pytest.mark.slow
 def test_the_mean_of_an_ensemble_and_of_mirror_images_is_the_mean(workdir, source):
     file = next((source / "healthy").iterdir())
     runs = [open_run(workdir, step) for step in ("best", "last")]
@@ -260,6 +262,7 @@ def test_uncalibrated_probabilities_are_the_softmax(workdir, source):
     assert list(answer.probabilities.values()) == pytest.approx(softmax(logits, -1)[0].tolist())
 
 
+@pytest.mark.slow
 def test_an_exported_network_answers_as_the_run_does(workdir, source, tmp_path):
     export_run(workdir, tmp_path / "model")
     file, other = (next((source / name).iterdir()) for name in ("healthy", "osteoporosis"))
@@ -281,6 +284,7 @@ def test_an_exported_network_answers_as_the_run_does(workdir, source, tmp_path):
         Predictor([open_exported(tmp_path / "model")]).explain([], tmp_path / "e")
 
 
+@pytest.mark.slow
 def test_pictures_of_where_the_network_looked_have_the_radiographs_size(workdir, source, tmp_path):
     file = next((source / "healthy").iterdir())
     (tmp_path / "broken.png").write_bytes(b"x")

@@ -173,6 +173,7 @@ def test_the_card_answers_what_the_record_answers_and_names_who_must_answer_the_
     assert all(len(line.split("|")) in (1, 5, 7) for line in written.splitlines() if line.startswith("|"))
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_first_where_that_was_not_done(prepared, tmp_path, capsys):
     train(small.quick_config(prepared), tmp_path / "run")
     assert command(["report", f"--workdir={tmp_path}/run", "--no-explain"]) == 0
