@@ -4,6 +4,7 @@ import csv
 import dataclasses
 from pathlib import Path
 
+from osteojax import folds
 from osteojax.files import csv_text
 
 _KEYS = ("patient_id", "group", "pixels")
@@ -36,6 +37,14 @@ def read_manifest(data_dir: Path) -> list[dict[str, str]] | None:
         return [
             {key: csv_text(value or "") for key, value in row.items() if key} for row in csv.DictReader(file)
         ]
+
+
+def part(rows: list[dict[str, str]], split: str, fold: int = folds.NONE) -> list[dict[str, str]]:
+    """The rows of a split; of a dataset that is dealt into folds, as the run has it that tests `fold`."""
+    names: tuple[str, ...] = (split,)
+    if fold != folds.NONE:
+        names = folds.parts(fold, folds.fold_count({row["split"] for row in rows})).get(split, ())
+    return [row for row in rows if row["split"] in names]
 
 
 def between(first: list[dict[str, str]], second: list[dict[str, str]]) -> Leaks:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from osteojax import storage
+from osteojax import folds, storage
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -60,7 +60,7 @@ def prevalence(run: Run, sample: Sample, probabilities: np.ndarray) -> dict[str,
     found: dict[str, Any] = {"tested": dict(zip(run.class_names, map(float, here), strict=True))}
     if own is None:
         return found
-    labels = [row["label"] for row in own if row["split"] == "train"]
+    labels = [row["label"] for row in leaks.part(own, "train", int(run.config.get("fold", folds.NONE)))]
     then = np.asarray([labels.count(name) for name in run.class_names], float)
     if not then.sum():
         return found

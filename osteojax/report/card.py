@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from osteojax.data import leaks
 from osteojax.files import write_atomically
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
 from osteojax.report.report import Material, percent
@@ -117,7 +116,8 @@ def _of_manifest(given: Material, manifest: list[dict[str, str]]) -> dict[str, s
         f"{name}: {len(rows)} images of {len({row['patient_id'] for row in rows})} patients"
         for name, rows in splits.items()
     )
-    shared = leaks.between(splits.get("train", []), splits.get(given.metrics["split"], []))
+    shared = given.leaks
+    assert shared is not None  # there is a manifest
     directory = given.dataset.directory if given.dataset else None
     left_out = ""
     if directory and (directory / "quarantine.csv").is_file():

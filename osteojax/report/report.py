@@ -79,6 +79,15 @@ class Material:
         """Classes in order."""
         return self.run.class_names
 
+    @property
+    def leaks(self) -> leaks.Leaks | None:
+        """What training and the evaluated split share; None where there is no manifest."""
+        if self.manifest is None:
+            return None
+        fold = int(self.run.config.get("fold", folds.NONE))
+        train, tested = (leaks.part(self.manifest, name, fold) for name in ("train", self.metrics["split"]))
+        return leaks.between(train, tested)
+
 
 def gather(workdir: Path, *, split: str = "test", explain: bool = True) -> Material:
     """Reads what a run and its evaluation left, and draws the gallery.
@@ -201,21 +210,11 @@ def _answer(given: Material) -> list[str]:
 
 
 def _leak_notes(given: Material) -> list[str]:
-    if given.manifest is None:
+    found = given.leaks
+    if found is None:
         return [
             note("Whether training and test share patients could not be checked: the dataset is not at hand.")
         ]
-    tested = given.metrics["split"]
-    fold = int(given.run.config.get("fold", -1))
-    if fold >= 0:
-        parts = folds.parts(fold, folds.fold_count({row["split"]: 1 for row in given.manifest}))
-        of_test, of_training = set(parts.get(tested, ())), set(parts["train"])
-    else:
-        of_test, of_training = {tested}, {"train"}
-    found = leaks.between(
-        [row for row in given.manifest if row["split"] in of_training],
-        [row for row in given.manifest if row["split"] in of_test],
-    )
     what = ", ".join(f"{count} {key.replace('_id', '')}s" for key, count in found.shared.items())
     if found.clean:
         return [

@@ -143,6 +143,23 @@ def test_a_leak_is_said_on_top(material):
     assert "could not be checked" in page(dataclasses.replace(material, manifest=None))
 
 
+def test_a_leak_between_folds_is_told_by_the_page_and_by_the_card(material):
+    record = {"group": "", "label": "healthy"}
+    rows = [
+        {"split": f"fold{i}", "patient_id": p, "pixels": str(i), **record}
+        for i, p in enumerate(("a", "b", "c", "a"))
+    ]
+    config = material.run.config.copy_and_resolve_references()
+    config.fold = 3  # fold 0 validates: it may not share, but it is not learned from
+    run = dataclasses.replace(material.run, config=config)
+    clean = dataclasses.replace(material, run=run, manifest=rows)
+    assert clean.leaks.compared == (2, 1) and "No leak found: 2 training and 1 test" in page(clean)
+    rows[1]["patient_id"] = "a"
+    leaking = dataclasses.replace(material, run=run, manifest=rows)
+    assert "LEAK: training and test share 1 patients" in page(leaking)
+    assert "LEAK between training and test" in card(leaking)
+
+
 def test_what_two_manifests_share(tmp_path):
     (tmp_path / "manifest.csv").write_text("patient_id,group,pixels\n'=p,g,x\nq,,y\n")
     rows = leaks.read_manifest(tmp_path)
