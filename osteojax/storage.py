@@ -511,7 +511,7 @@ def mirrored(url: str, *, send_first: bool = False) -> Iterator[Path]:
     store = Store(url)
     folder, base = local_folder(store.url) / "workdir", local_folder(store.url) / "workdir.base"
     with leased(store) as allowed:
-        listing = read_listing(store)
+        listing, ahead = read_listing(store), True
         if listing is None:
             if base.exists():  # what was published is gone: so is the copy
                 shutil.rmtree(folder, ignore_errors=True)
@@ -522,8 +522,8 @@ def mirrored(url: str, *, send_first: bool = False) -> Iterator[Path]:
             bring(folder, store, listing)
             _remove_empty(folder)
             write_atomically(base, listing.token)
+            ahead = False
         stop, seen = threading.Event(), committed_steps(folder)
-        ahead = listing is None or base.read_text() == listing.token
 
         def send() -> None:
             sent = publish(folder, store, names=snapshot(folder), allowed=allowed)

@@ -26,7 +26,12 @@ def at_specificity(score: np.ndarray, positive: np.ndarray, least: float = AT) -
 
     A positive answer is a score at or above the threshold.
     """
-    return _lowest(score[~positive], least)
+    negatives = np.sort(score[~positive])
+    if not len(negatives):
+        return np.inf
+    below = int(np.ceil(least * len(negatives) - 1e-9))
+    # Just above the score that must lie below it.
+    return float(np.nextafter(negatives[below - 1], np.inf)) if below else -np.inf
 
 
 def at_sensitivity(score: np.ndarray, positive: np.ndarray, least: float = AT) -> float:
@@ -35,15 +40,6 @@ def at_sensitivity(score: np.ndarray, positive: np.ndarray, least: float = AT) -
     if not len(of_positive):
         return -np.inf
     return float(of_positive[int(np.floor((1 - least) * len(of_positive) + 1e-9))])
-
-
-def _lowest(negatives: np.ndarray, least: float) -> float:
-    if not len(negatives):
-        return np.inf
-    in_order = np.sort(negatives)
-    below = int(np.ceil(least * len(in_order) - 1e-9))
-    # Just above the score that must lie below it.
-    return float(np.nextafter(in_order[below - 1], np.inf)) if below else -np.inf
 
 
 def net_benefit(

@@ -59,10 +59,10 @@ def evaluate_run(
     labels = np.asarray([example["label"] for example in examples])
     patients = [text(example["patient_id"]) for example in examples]
 
-    metrics = scores.score_predictions(logits, labels, patients, run.class_names, seed=run.config.seed)
+    sample = Sample.of(logits, labels, patients, seed=run.config.seed)
+    metrics = scores.score_sample(sample, run.class_names)
     if metrics["n"] != dataset.splits[split]:
         raise AssertionError(f"{metrics['n']} examples were counted, the dataset has {dataset.splits[split]}")
-    sample = Sample.of(logits, labels, patients, seed=run.config.seed)
     believed = fitted(run)
     probabilities = sample.given.probabilities if believed is None else believed.probabilities(logits)
     metrics |= {

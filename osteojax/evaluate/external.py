@@ -67,10 +67,7 @@ def prevalence(run: Run, sample: Sample, probabilities: np.ndarray) -> dict[str,
     then /= then.sum()
     found["trained_on"] = dict(zip(run.class_names, map(float, then), strict=True))
     moved = shifted(probabilities, here, then)
-    again = Sample(
-        type(sample.given).unweighted(np.log(np.maximum(moved, _LEAST)), sample.given.labels),
-        sample.patient, sample.seed,
-    )  # fmt: skip
+    again = sample.with_logits(np.log(np.maximum(moved, _LEAST)))
     found["recalibrated_in_the_large"] = {
         name: with_intervals(METRICS.get(name), again)[0] for name in _RECALIBRATED
     }

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from osteojax.calibration import thresholds
 from osteojax.calibration.conformal import METHODS
 from osteojax.metrics import intervals
-from osteojax.metrics.ece import BINS
+from osteojax.metrics.ece import bin_of
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
@@ -42,10 +42,7 @@ def calibration(sample: Sample, logits: np.ndarray, temperature: float | None) -
     """Calibration errors of the probabilities as the network gives them, and after temperature scaling."""
     result: dict[str, Any] = {"temperature": temperature, "before": _calibration_of(sample)}
     if temperature is not None:
-        scaled = Sample.of(
-            logits / temperature, sample.given.labels, list(map(str, sample.patient)), seed=sample.seed
-        )
-        result["after"] = _calibration_of(scaled)
+        result["after"] = _calibration_of(sample.with_logits(logits / temperature))
     return result
 
 
@@ -73,10 +70,10 @@ def reliability(sample: Sample) -> list[Entry]:
     """Of each bin of confidence that holds an image: mean confidence, and accuracy with its interval."""
     confidence = sample.given.probabilities.max(-1)
     right = sample.given.predicted == sample.given.labels
-    bin_of = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    of = bin_of(sample.given)
     return [
-        {"confidence": float(confidence[bin_of == b].mean()), **share_entry(sample, right, bin_of == b)}
-        for b in np.unique(bin_of)
+        {"confidence": float(confidence[of == b].mean()), **share_entry(sample, right, of == b)}
+        for b in np.unique(of)
     ]
 
 

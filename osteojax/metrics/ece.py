@@ -9,10 +9,15 @@ from osteojax.metrics.registry import metric
 BINS = 15
 
 
-def _member(given: Predictions) -> np.ndarray:
-    """(N, bins) 1 for the bin of each example's confidence, of equal width."""
+def bin_of(given: Predictions) -> np.ndarray:
+    """(N,) the bin of each example's confidence, 0 to 14, of equal width."""
     edges = np.linspace(0, 1, BINS + 1)[1:-1]
-    return np.eye(BINS)[np.digitize(given.probabilities.max(-1), edges, right=True)]
+    return np.digitize(given.probabilities.max(-1), edges, right=True)
+
+
+def _member(given: Predictions) -> np.ndarray:
+    """(N, bins) 1 for the bin of each example."""
+    return np.eye(BINS)[bin_of(given)]
 
 
 def _gaps(given: Predictions) -> np.ndarray:

@@ -46,6 +46,10 @@ class Sample:
         given = Predictions.unweighted(np.asarray(logits), np.asarray(labels, int))
         return cls(given, patient.reshape(-1), seed)
 
+    def with_logits(self, logits: Float[np.ndarray, "n classes"]) -> "Sample":
+        """The same images with other answers."""
+        return Sample(Predictions.unweighted(logits, self.given.labels), self.patient, self.seed)
+
     @functools.cached_property
     def patients(self) -> int:
         """How many there are."""

@@ -45,8 +45,12 @@ def score_predictions(
         Plain JSON types; each scalar is {"value": v, "ci95": [lo, hi]}. A value that the data do not define (the
         recall of a class without examples) is None, and so is the interval where all examples are one patient's.
     """
-    sample = Sample.of(logits, labels, patients, seed=seed)
-    given = sample.given
+    return score_sample(Sample.of(logits, labels, patients, seed=seed), class_names)
+
+
+def score_sample(sample: Sample, class_names: Sequence[str]) -> dict[str, Any]:
+    """Likewise, of a sample that is there already."""
+    given, labels = sample.given, sample.given.labels
     result: dict[str, Any] = {
         "n": len(labels),
         "patients": sample.patients,

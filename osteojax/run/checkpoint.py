@@ -141,7 +141,9 @@ class Checkpoints:
                 create=writing and self._shared,
                 read_only=not writing,
                 enable_async_checkpointing=writing,
-                multiprocessing_options=_together() if self._shared else _by_itself(),
+                multiprocessing_options=_by_itself()
+                if not self._shared
+                else ocp.options.MultiprocessingOptions(),
             ),
         )
 
@@ -290,10 +292,6 @@ class Checkpoints:
         """Waits and releases the manager."""
         self.wait()
         self._manager.close()
-
-
-def _together() -> ocp.options.MultiprocessingOptions:
-    return ocp.options.MultiprocessingOptions()
 
 
 def _by_itself() -> ocp.options.MultiprocessingOptions:

@@ -562,8 +562,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "calibration: a tie crosses the threshold",
         "osteojax/calibration/thresholds.py",
-        "np.nextafter(in_order[below - 1], np.inf)",
-        "in_order[below - 1]",
+        "np.nextafter(negatives[below - 1], np.inf)",
+        "negatives[below - 1]",
         ("tests/osteojax/calibration/test_calibration.py",),
     ),
     Mutant(
