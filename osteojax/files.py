@@ -22,7 +22,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces the file in one step: a reader, or a crash, finds the old text or the new one, never a half.
 
     Bytes of a name that are no UTF-8 are written as escapes.
@@ -30,8 +30,8 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,7 +1,6 @@
 """`osteojax compare`."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +28,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.files import write_atomically
     from osteojax.progress import print_table
 
-    with contextlib.ExitStack() as stack:
-        first, second = (
-            stack.enter_context(storage.workdir(place, create=False))
-            for place in (arguments.first, arguments.second)
-        )
-        found = compare_runs(first, second, split=arguments.split)
+    first, second = storage.localise(arguments.first), storage.localise(arguments.second)
+    found = compare_runs(first, second, split=arguments.split)
     print_table(
         f"{found.second} less {found.first}: {found.n} images of {found.patients} patients, split {arguments.split}",
         ("metric", "first", "second", "difference [95 %]", "p"), rows(found), to=sys.stdout,

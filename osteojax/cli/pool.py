@@ -1,7 +1,6 @@
 """`osteojax pool`."""
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +29,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.evaluate.pool import pool_runs
     from osteojax.files import write_atomically
 
-    with contextlib.ExitStack() as stack:
-        workdirs = [stack.enter_context(storage.workdir(place, create=False)) for place in arguments.workdirs]
-        found = pool_runs(workdirs, split=arguments.split)
+    found = pool_runs([storage.localise(place) for place in arguments.workdirs], split=arguments.split)
     title = (
         f"{found['n']} images, {found['patients']} patients, {found['repetitions']} repetitions of "
         f"{', '.join(map(str, found['folds']))} folds; % [95 % interval]"

@@ -1,16 +1,19 @@
 """A directory that `osteojax prep` wrote, opened without TensorFlow."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from osteojax import folds, storage
 from osteojax.errors import UserError
 
 Example = dict[str, Any]
+# In place of a split, where a run validates nothing.
+NO_SPLIT = "none"
 
 
 @runtime_checkable
@@ -23,8 +26,14 @@ class Examples(Protocol):
         """The examples at these places; each has at least `image` and `label`."""
         ...
 
+    def __getitem__(self, index: int) -> Example:
+        return self.__getitems__([index])[0]
 
-class Split:
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
+
+
+class Split(Examples):
     """Random access to the examples of a split.
 
     Args:
@@ -38,9 +47,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self._source)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """The examples at these places.
@@ -56,8 +62,10 @@ class Split:
                 "copy them again, or prepare the dataset again"
             ) from error
 
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
+
+def read_labels(source: Iterable[Example]) -> np.ndarray:
+    """Labels (N,) int of a split."""
+    return np.asarray([example["label"] for example in source])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,12 +46,7 @@ def pool_runs(workdirs: Sequence[Path], *, split: str = "test", seed: int = 0) -
                 f"the repetitions test other images ({len(set(part.ids) & set(first.ids))} are common to "
                 f"{len(first.ids)} and {len(part.ids)}): prepare them from one source, with another seed each"
             )
-    found = [
-        scores.score_predictions(
-            part.logits, part.labels, part.patients.tolist(), part.class_names, seed=seed
-        )
-        for part in parts
-    ]
+    found = [scores.score_sample(part.sample(seed=seed), part.class_names) for part in parts]
     return {
         **averaged(found),
         "split": split,

@@ -1,5 +1,6 @@
 """Where the network looked, drawn over each file's own radiograph."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
 from data_prep.preprocess import PreprocessSpec, placement, preprocess
 from osteojax.explain.overlay import overlay
 from osteojax.explain.registry import EXPLAINERS
-from osteojax.files import disk_errors
+from osteojax.files import disk_errors, write_atomically
 from osteojax.run.open import Run
 
 _METHOD = "grad_cam"
@@ -42,8 +43,8 @@ def explain_files(
             window = placement(radiograph.pixels.shape, spec, radiograph.pixel_aspect)
             path = folder / f"{number:05d}-{file.stem}.png"
             drawn = overlay(radiograph.pixels, np.asarray(saliency[0]), window)
-            temporary = path.with_suffix(".tmp")
-            Image.fromarray(drawn).save(temporary, "PNG")
-            temporary.replace(path)
+            stream = io.BytesIO()
+            Image.fromarray(drawn).save(stream, "PNG")
+            write_atomically(path, stream.getvalue())
             written.append(path)
     return written

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_prep.preprocess import PreprocessSpec, preprocess_file
+from osteojax.data.dataset import Examples
 from osteojax.errors import UserError
 from osteojax.progress import progress
 
@@ -77,7 +78,7 @@ def read_files(
             yield portion
 
 
-class Images:
+class Images(Examples):
     """Images at hand as the examples of a split, without labels.
 
     Args:
@@ -89,9 +90,6 @@ class Images:
 
     def __len__(self) -> int:
         return len(self._images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The images at these places; 0 for a label, which nothing reads."""

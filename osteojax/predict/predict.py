@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
 from osteojax.run.fitted import Fitted, fitted
 from osteojax.run.open import Run
-
-log = logging.getLogger(__name__)
 
 _BATCH = 32
 
@@ -92,9 +90,9 @@ class _Member:
             known,
         )
 
-    def probabilities(self, images: np.ndarray, *, calibrated: bool) -> np.ndarray:
+    def probabilities(self, logits: np.ndarray, *, calibrated: bool) -> np.ndarray:
         """(N, C) float64."""
-        logits = self.logits(images).astype(np.float64)
+        logits = logits.astype(np.float64)
         return softmax(logits / self.temperature if calibrated and self.temperature else logits, axis=-1)
 
 
@@ -176,8 +174,9 @@ class Predictor:
 
     def of_images(self, images: Float[np.ndarray, "n h w 1"], names: Sequence[str]) -> list[Prediction]:
         """Likewise for images that are preprocessed already: float32 in [0, 1]."""
-        probabilities = np.mean([self._probabilities(member, images) for member in self._members], axis=0)
-        sets, scores = self._sets(probabilities), self._scores(images)
+        logits = [member.logits(images) for member in self._members]
+        probabilities = np.mean(list(map(self._probabilities, self._members, logits, repeat(images))), axis=0)
+        sets, scores = self._sets(probabilities), self._scores(images, logits)
         answers = []
         for row, name in enumerate(names):
             held = None
@@ -199,8 +198,8 @@ class Predictor:
             answers.append(answer)
         return answers
 
-    def _probabilities(self, member: _Member, images: np.ndarray) -> np.ndarray:
-        views = [images, images[:, :, ::-1]] if self._tta else [images]
+    def _probabilities(self, member: _Member, logits: np.ndarray, images: np.ndarray) -> np.ndarray:
+        views = [logits, member.logits(images[:, :, ::-1])] if self._tta else [logits]
         return np.mean([member.probabilities(view, calibrated=self.calibrated) for view in views], axis=0)
 
     def _sets(self, probabilities: np.ndarray) -> np.ndarray | None:
@@ -210,14 +209,14 @@ class Predictor:
             return None
         return one.conformal.sets(probabilities, "by_class")
 
-    def _scores(self, images: np.ndarray) -> np.ndarray | None:
+    def _scores(self, images: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarray | None:
         """(N, 2) distance and energy over their thresholds: the medians over the runs, so that most must agree."""
         of_runs = []
-        for member in self._members:
+        for member, said in zip(self._members, logits, strict=True):
             if member.run is None or member.fitted is None:
                 return None
             novelty = member.fitted.novelty
-            scores = novelty.scores(member.run.features(Images(images)), member.logits(images))
+            scores = novelty.scores(member.run.features(Images(images)), said)
             # The energy may be of either sign: its excess over the threshold, in units that grow with it.
             over = 1 + (scores[:, 1] - novelty.thresholds[1]) / max(1.0, abs(novelty.thresholds[1]))
             of_runs.append(np.stack([scores[:, 0] / max(novelty.thresholds[0], 1e-300), over], -1))

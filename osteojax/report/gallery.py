@@ -7,6 +7,7 @@ import io
 import jax
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from osteojax import config as configs
 from osteojax.data.dataset import Examples
@@ -70,16 +71,12 @@ def explained(
     """The gallery of a split whose logits (N, C) and labels (N,) are known."""
     chosen = choose(run, source, fitted, logits, labels)
     places = [place for _, place in chosen]
-    images = np.stack([source.__getitems__([place])[0]["image"] for place in places])
+    images = np.stack([example["image"] for example in source.__getitems__(places)])
     predicted = logits[places].argmax(-1)
     cut = run.network.cut()
     explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
     maps = np.asarray(explainer(cut, run.params, run.batch_stats, images, predicted))
-    p = (
-        fitted.probabilities(logits)
-        if fitted
-        else np.exp(logits - np.logaddexp.reduce(logits, -1, keepdims=True))
-    )
+    p = fitted.probabilities(logits) if fitted else softmax(logits, -1)
     names = run.class_names
     shown = [
         Shown(

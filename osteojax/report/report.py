@@ -13,13 +13,13 @@ import numpy as np
 from osteojax import config as configs
 from osteojax import folds
 from osteojax.data import leaks
-from osteojax.data.dataset import PreparedDataset
+from osteojax.data.dataset import PreparedDataset, read_labels
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
 from osteojax.report.gallery import Explained, explained
 from osteojax.report.svg import Chart, confusion
-from osteojax.run.fitted import fitted, labels_of
+from osteojax.run.fitted import fitted
 from osteojax.run.open import Run, open_run
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def gather(workdir: Path, *, split: str = "test", explain: bool = True) -> Mater
     shown = None
     if dataset is not None and explain:
         source = dataset.source(split)
-        shown = explained(run, source, fitted(run), run.logits(source), labels_of(source))
+        shown = explained(run, source, fitted(run), run.logits(source), read_labels(source))
     directory = dataset.directory if dataset else None
     return Material(
         run,

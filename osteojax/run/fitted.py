@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import logging
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,9 +20,9 @@ from scipy.special import softmax
 from osteojax.calibration.conformal import ConformalSets
 from osteojax.calibration.novelty import Novelty
 from osteojax.calibration.temperature import fit_temperature
-from osteojax.data.dataset import Examples
+from osteojax.data.dataset import NO_SPLIT, Examples, read_labels
 from osteojax.errors import UserError
-from osteojax.files import disk_errors
+from osteojax.files import disk_errors, write_atomically
 from osteojax.run.open import Run
 
 log = logging.getLogger(__name__)
@@ -32,7 +31,6 @@ _VERSION = 1
 _ARRAYS = ("logits", "labels", "means", "axes", "variances", "rest", "thresholds")
 # Enough to know where training images lie; evenly spread over the split.
 _TRAINING_IMAGES = 2000
-NO_SPLIT = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +93,12 @@ def fitted(run: Run) -> Fitted | None:
 
 def _fit(run: Run, validation: Examples, training: Examples) -> Fitted:
     some = Some(training, np.unique(np.linspace(0, len(training) - 1, _TRAINING_IMAGES).astype(int)))
-    logits, labels = run.logits(validation), labels_of(validation)
-    novelty = Novelty.fit(run.features(some), labels_of(some), run.features(validation), logits)
+    logits, labels = run.logits(validation), read_labels(validation)
+    novelty = Novelty.fit(run.features(some), read_labels(some), run.features(validation), logits)
     return Fitted(logits, labels, fit_temperature(logits, labels), novelty)
 
 
-class Some:
+class Some(Examples):
     """Some of the examples of a source.
 
     Args:
@@ -114,17 +112,9 @@ class Some:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
-
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The examples at these places among those that count."""
         return self._source.__getitems__([self._places[index] for index in indices])
-
-
-def labels_of(source: Examples) -> np.ndarray:
-    """(N,) int."""
-    return np.asarray([source.__getitems__([index])[0]["label"] for index in range(len(source))], np.int64)
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -150,10 +140,7 @@ def _save(path: Path, run: Run, result: Fitted) -> None:
         temperature=np.float64(result.temperature),
         **fields,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(stream.getvalue())
-    temporary.replace(path)
+    write_atomically(path, stream.getvalue())
 
 
 def _load(path: Path, run: Run) -> Fitted | None:

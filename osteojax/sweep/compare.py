@@ -80,11 +80,13 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
         for name in samples
         if base is not None and name != sweep.baseline and people[name] == people[sweep.baseline]
     ]
+    differences = {
+        name: {metric: bootstrapped(samples[name][metric] - base[metric]) for metric in scalars()}
+        for name in paired
+        if base is not None
+    }
     p = {
-        metric: holm({name: bootstrapped(samples[name][metric] - base[metric])[3] or 1.0 for name in paired})
-        if base
-        else {}
-        for metric in scalars()
+        metric: holm({name: of[metric][3] or 1.0 for name, of in differences.items()}) for metric in scalars()
     }
     rows = []
     for variant in sweep.variants:
@@ -100,13 +102,10 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
                 patients=len(people[name]),
                 metrics=_estimates(found[name]),
                 spread={m: float(np.std(v, ddof=1)) if len(v) > 1 else None for m, v in of_seeds.items()},
-                difference={
-                    metric: Estimate(*bootstrapped(samples[name][metric] - base[metric])[:3])
-                    for metric in scalars()
-                }
-                if name in paired and base is not None
+                difference={metric: Estimate(*known[:3]) for metric, known in differences[name].items()}
+                if name in differences
                 else None,
-                p={metric: p[metric][name] for metric in scalars()} if name in paired else None,
+                p={metric: p[metric][name] for metric in scalars()} if name in differences else None,
             )
         )
     return rows

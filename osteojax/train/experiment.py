@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, Fraction, NotNegative, Positive, Share, read
-from osteojax.data.dataset import PreparedDataset
+from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
@@ -19,7 +19,6 @@ from osteojax.train.parameter_groups import ParameterGroup
 
 log = logging.getLogger(__name__)
 
-NO_SPLIT = "none"
 INITS = Literal["imagenet", "imagenet_or_random", "random"]
 # A grain seed and a PRNG key take no more.
 Seed = Bound(low=0, high=2**32 - 1)

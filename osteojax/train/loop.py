@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from osteojax import config as configs
 from osteojax.data.batches import plan_for, to_devices, train_iterator
-from osteojax.data.dataset import PreparedDataset, Split
+from osteojax.data.dataset import NO_SPLIT, PreparedDataset, Split, read_labels
 from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
 from osteojax.errors import UserError
@@ -27,8 +27,8 @@ from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import parameter_groups
 from osteojax.train.clock import Clock
-from osteojax.train.experiment import NO_SPLIT, check, read_experiment
-from osteojax.train.start import agree_on_start, check_continues, read_labels, start
+from osteojax.train.experiment import check, read_experiment
+from osteojax.train.start import agree_on_start, check_continues, start
 from osteojax.train.step import Recipe, all_finite, compile_step
 
 log = logging.getLogger(__name__)

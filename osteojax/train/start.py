@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from osteojax import config as configs
-from osteojax.data.dataset import Example, PreparedDataset, Split
+from osteojax.data.dataset import PreparedDataset, Split, read_labels
 from osteojax.devices.agreement import any_process, from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
@@ -146,11 +146,6 @@ def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict
     values = dataclasses.asdict(experiment) | {"dataset_fingerprint": fingerprint}
     values["best"]["mode"] = experiment.best.direction
     return ml_collections.ConfigDict(values)
-
-
-def read_labels(source: Iterable[Example]) -> np.ndarray:
-    """Labels (N,) int of a split."""
-    return np.asarray([example["label"] for example in source])
 
 
 def class_weights(choice: str, class_names: Sequence[str], source: Split) -> tuple[float, ...]:
