@@ -114,7 +114,7 @@ class Radiographs(tfds.core.ShardBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         size = self._image_size
         features = {
-            "image": tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32, encoding="zlib"),
+            "image": tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32, encoding="bytes"),
             "label": tfds.features.ClassLabel(names=self._class_names),
             "id": tfds.features.Text(),
             "file": tfds.features.Text(),

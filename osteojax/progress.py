@@ -41,10 +41,10 @@ def _bar(title: str, *, active: bool = True) -> Bar:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+def progress(title: str, total: int, *, active: bool = True) -> Iterator[Callable[[], None]]:
     """Yields a function to call after each of `total` items; without a terminal a log line every 20 seconds."""
     done, last = 0, time.monotonic()
-    with _bar(title) as bar:
+    with _bar(title, active=active) as bar:
         task = bar.add_task(title, total=total, status="")
 
         def advance() -> None:

@@ -39,7 +39,21 @@ def get_config() -> ml_collections.ConfigDict:
             # Instead of a preset: a tuple of {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first
             # pattern that matches a parameter's path wins.
             "groups": (),
-            "data": c({"dir": "", "batch_size": 32, "threads": 2}),
+            # hold: where a split is kept once it is decoded: host, device, disk (decoded each time), or auto: host
+            # where a quarter of the free memory takes it.
+            "data": c({"dir": "", "batch_size": 32, "threads": 2, "hold": "auto"}),
+            # cache_prefix: compute the activations of the frozen first parts once, and train from them. cache_dtype:
+            # as_computed, float32, bfloat16, float16. cache_views: augmented forms of each image, with augmentation.
+            # cache_dir: empty for OSTEOJAX_CACHE/prefix. steps_per_call: of the program, where data.hold is "device".
+            "train": c(
+                {
+                    "cache_prefix": False,
+                    "cache_dtype": "as_computed",
+                    "cache_views": 4,
+                    "cache_dir": "",
+                    "steps_per_call": 1,
+                }
+            ),
             # The published pipeline names no augmentation. rotate in degrees, shift and gain as fractions.
             "augment": c({"flip": False, "rotate": 0.0, "shift": 0.0, "gain": 0.0}),
             # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of

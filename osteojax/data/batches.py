@@ -6,12 +6,13 @@ with rows of mask 0, so that every example counts once an epoch and no shape eve
 """
 
 import dataclasses
-from typing import Any
 
 import grain
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+from osteojax.data.dataset import Examples
 
 Batch = dict[str, np.ndarray]
 
@@ -64,9 +65,9 @@ class BatchPlan:
 class HostBatches(grain.MapDataset):
     """Element `step` is this host's part of global batch `step`."""
 
-    def __init__(self, order: grain.MapDataset, source: Any, plan: BatchPlan, steps: int) -> None:
+    def __init__(self, order: grain.MapDataset, source: Examples, plan: BatchPlan, steps: int) -> None:
         super().__init__(order)
-        self._source = source
+        self._source, self._element = source, source.element()
         self._plan = plan
         self._steps = steps
 
@@ -74,32 +75,35 @@ class HostBatches(grain.MapDataset):
         return self._steps
 
     def __getitem__(self, step: int) -> Batch:
-        """image (rows, H, W, 1) float32 in [0, 1], label (rows,) int32, mask (rows,) float32, index (rows,) int32.
+        """image (rows, ...), label (rows,) int32, mask (rows,) float32, index (rows,) int32.
 
-        `index` is the example's place in the split, -1 in padding rows.
+        `image` is what the source has of each example: pixels (H, W, 1) float32 in [0, 1], or uint16 where they are
+        packed (`osteojax.data.pixels`), or activations. `index` is the example's place in the split. Padding rows are
+        zero, and their index is -1.
         """
         positions = self._plan.positions(step)
-        indices = [-1 if p is None else int(self._parent[p]) for p in positions]
-        read = iter(self._source.__getitems__([i for i in indices if i >= 0]))
-        examples = [next(read) if i >= 0 else None for i in indices]
-        shape = self._plan_shape(examples)
-        batch = {
-            "image": np.zeros((len(indices), *shape), np.float32),
-            "label": np.zeros(len(indices), np.int32),
-            "mask": np.zeros(len(indices), np.float32),
+        # A padding row stands behind all real ones of its batch.
+        indices = [int(self._parent[p]) for p in positions if p is not None]
+        padding = len(positions) - len(indices)
+        if indices:
+            view = step // self._plan.steps % self._source.views
+            image, label = self._source.read(indices, view)
+        else:  # a host whose rows are all padding
+            shape, dtype = self._element
+            image, label = np.zeros((0, *shape), dtype), np.zeros(0, np.int32)
+        real = {
+            "image": image,
+            "label": label,
+            "mask": np.ones(len(indices), np.float32),
             "index": np.asarray(indices, np.int32),
         }
-        for row, example in enumerate(examples):
-            if example is not None:
-                batch["image"][row] = example["image"]
-                batch["label"][row] = example["label"]
-                batch["mask"][row] = 1.0
-        return batch
-
-    def _plan_shape(self, examples: list[Any]) -> tuple[int, ...]:
-        present = next((e for e in examples if e is not None), None)
-        # A host whose rows are all padding still has to know the shape.
-        return np.shape((present if present is not None else self._source[0])["image"])
+        if not padding:
+            return real
+        fill = {"index": -1}
+        return {
+            key: np.concatenate([value, np.full((padding, *value.shape[1:]), fill.get(key, 0), value.dtype)])
+            for key, value in real.items()
+        }
 
 
 def plan_for(sharding: NamedSharding, examples: int, batch_size: int) -> BatchPlan:
@@ -110,14 +114,14 @@ def plan_for(sharding: NamedSharding, examples: int, batch_size: int) -> BatchPl
 
 
 def train_iterator(
-    source: Any, plan: BatchPlan, *, seed: int, steps: int, threads: int = 2
+    source: Examples, plan: BatchPlan, *, seed: int, steps: int, threads: int = 2
 ) -> grain.DatasetIterator:
     """Shuffled batches 0 .. steps - 1; `get_state()`/`set_state()` hold the position and nothing else."""
     order = grain.MapDataset.range(plan.examples).seed(seed).shuffle()
     return _iterate(HostBatches(order, source, plan, steps), threads)
 
 
-def eval_iterator(source: Any, plan: BatchPlan, *, threads: int = 2) -> grain.DatasetIterator:
+def eval_iterator(source: Examples, plan: BatchPlan, *, threads: int = 2) -> grain.DatasetIterator:
     """Every example once, in the order of the split."""
     order = grain.MapDataset.range(plan.examples)
     return _iterate(HostBatches(order, source, plan, plan.steps), threads)

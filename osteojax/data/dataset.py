@@ -1,7 +1,7 @@
 """A directory that `osteojax prep` wrote, opened without TensorFlow."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,13 +18,37 @@ NO_SPLIT = "none"
 
 @runtime_checkable
 class Examples(Protocol):
-    """Examples by their number: those of a split, or images at hand."""
+    """Examples by their number: those of a split, or images at hand.
+
+    Attributes:
+        views: how many inputs there are of each example; an epoch sees one of them, the next epoch the next.
+    """
+
+    views: int = 1
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """The examples at these places; each has at least `image` and `label`."""
         ...
+
+    def read(self, indices: Sequence[int], view: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The network's input (n, ...) and labels (n,) int32 of n examples, at least one; `view` is below `views`."""
+        del view  # there is one
+        examples = self.__getitems__(indices)
+        return (
+            np.stack([example["image"] for example in examples]),
+            np.asarray([example["label"] for example in examples], np.int32),
+        )
+
+    def element(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Shape and dtype of one example's input."""
+        image = np.asarray(self[0]["image"])
+        return image.shape, image.dtype
+
+    def labels(self) -> np.ndarray:
+        """Labels (N,) int32 of all examples."""
+        return np.asarray([example["label"] for example in self], np.int32)
 
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
@@ -40,10 +64,12 @@ class Split(Examples):
         directory: of the dataset, for messages.
         name: of the split.
         source: of TFDS.
+        without_images: the same, with the images left encoded.
     """
 
-    def __init__(self, directory: Path, name: str, source: Any) -> None:
-        self._directory, self._name, self._source = directory, name, source
+    def __init__(self, directory: Path, name: str, source: Any, without_images: Any) -> None:
+        self._directory, self._name = directory, name
+        self._source, self._without_images = source, without_images
 
     def __len__(self) -> int:
         return len(self._source)
@@ -54,18 +80,25 @@ class Split(Examples):
         Raises:
             UserError: a shard is not what was written.
         """
+        return self._read(self._source, indices)
+
+    def labels(self) -> np.ndarray:
+        """See `Examples`.
+
+        Raises:
+            UserError: a shard is not what was written.
+        """
+        examples = self._read(self._without_images, range(len(self)))
+        return np.asarray([example["label"] for example in examples], np.int32)
+
+    def _read(self, source: Any, indices: Sequence[int]) -> list[Example]:
         try:
-            return list(self._source.__getitems__(list(indices))) if len(indices) else []
+            return list(source.__getitems__(list(indices))) if len(indices) else []
         except Exception as error:  # what array_record, protobuf, zlib or TFDS make of damaged bytes
             raise UserError(
                 f"{self._directory}: the shards of split {self._name!r} are damaged ({_first_line(error)}); "
                 "copy them again, or prepare the dataset again"
             ) from error
-
-
-def read_labels(source: Iterable[Example]) -> np.ndarray:
-    """Labels (N,) int of a split."""
-    return np.asarray([example["label"] for example in source])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +123,7 @@ class PreparedDataset:
     image_shape: tuple[int, int, int]
     folds: int
     _parts: Mapping[str, tuple[str, ...]] = dataclasses.field(repr=False, compare=False)
+    _stored: Mapping[str, int] = dataclasses.field(repr=False, compare=False)
     _builder: Any = dataclasses.field(repr=False, compare=False)
 
     @classmethod
@@ -127,6 +161,7 @@ class PreparedDataset:
                 image_shape=tuple(info.features["image"].shape),
                 folds=folds.fold_count(splits),
                 _parts={name: (name,) for name in splits},
+                _stored=splits,
                 _builder=builder,
             )
         except UserError:
@@ -161,6 +196,13 @@ class PreparedDataset:
         counts = {split: sum(self.splits[part] for part in of) for split, of in parts.items()}
         return dataclasses.replace(self, splits=counts, folds=0, _parts=parts)
 
+    def parts(self, split: str) -> dict[str, Split]:
+        """The stored parts that make a split, in order: itself, or folds."""
+        whole = dataclasses.replace(
+            self, splits=dict(self._stored), _parts={name: (name,) for name in self._stored}
+        )
+        return {name: whole.source(name) for name in self._parts[split]}
+
     def source(self, split: str) -> Split:
         """Random access to the examples of a split, without TensorFlow.
 
@@ -171,7 +213,11 @@ class PreparedDataset:
             present = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise UserError(f"{self.directory} has no examples in split {split!r}; it has {present}")
         try:
-            source = self._builder.as_data_source("+".join(self._parts[split]))
+            stored = "+".join(self._parts[split])
+            source = self._builder.as_data_source(stored)
+            without_images = self._builder.as_data_source(
+                stored, decoders={"image": tfds.decode.SkipDecoding()}
+            )
             found = len(source)
         except Exception as error:
             raise UserError(
@@ -183,7 +229,7 @@ class PreparedDataset:
                 f"{self.directory}: the shards of split {split!r} hold {found} examples where "
                 f"{self.splits[split]} were written; copy them again, or prepare the dataset again"
             )
-        return Split(self.directory, split, source)
+        return Split(self.directory, split, source, without_images)
 
 
 def _first_line(error: Exception) -> str:

@@ -52,9 +52,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, devices: list[jax.Device] | None = 
     return Mesh(np.asarray(devices[: data * fsdp]).reshape(data, fsdp), ("data", "fsdp"))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis of a batch, over all devices."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+def batch_sharding(mesh: Mesh, *, steps: bool = False) -> NamedSharding:
+    """The leading axis of a batch, over all devices; with `steps` the one behind it, of several steps' batches."""
+    rows = ("data", "fsdp")
+    return NamedSharding(mesh, PartitionSpec(None, rows) if steps else PartitionSpec(rows))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,7 @@
 """What all architectures share: stem, four stages, head, each callable alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -9,6 +10,8 @@ from osteojax.models.layers.convolution import Linear
 from osteojax.models.layers.pool import global_avg_pool
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
+# What some heads begin with: it holds no parameters.
+POOL = "pool"
 MIN_SIZE = 32
 """Pixels: every architecture here halves the image five times."""
 
@@ -33,8 +36,12 @@ class PoolHead(nnx.Module):
         self.fc = Linear(in_features, num_classes, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> logits (B, num_classes) float32."""
-        return self.fc(global_avg_pool(h))
+        """(B, H, W, C), or (B, C) where they are pooled already, -> logits (B, num_classes) float32."""
+        return self.fc(h if h.ndim == 2 else self.pool(h))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return global_avg_pool(h)
 
 
 class Backbone(nnx.Module):
@@ -48,6 +55,8 @@ class Backbone(nnx.Module):
         arch: the registry's name, so that weights of another architecture with equal shapes (v1 against v1.5
             strides) are refused.
     """
+
+    head: Any
 
     def __init__(self, arch: str, stem: nnx.Module, stages: Sequence[nnx.Module], head: nnx.Module) -> None:
         self.arch = arch
@@ -69,7 +78,12 @@ class Backbone(nnx.Module):
         return self.from_features(x, start="stem", mask=mask)
 
     def features(self, x: jax.Array, upto: str = "stage4", mask: jax.Array | None = None) -> jax.Array:
-        """Activations (B, H', W', C) in the compute dtype after the part `upto`, from images x."""
+        """Activations (B, H', W', C) in the compute dtype after the part `upto`, from images x.
+
+        With `POOL` for `upto`, where the head has such a part: (B, C) float32, which the head takes too.
+        """
+        if upto == POOL:
+            return self.head.pool(self.features(x, STAGES[-2], mask))
         return self._run(x, STAGES[: _position(upto) + 1], mask)
 
     def from_features(self, h: jax.Array, start: str = "head", mask: jax.Array | None = None) -> jax.Array:

@@ -9,6 +9,8 @@ from flax import nnx
 
 from osteojax import models
 
+# The part that takes images.
+FIRST = models.STAGES[0]
 # Trees of parameters are flat dictionaries, path -> array, throughout the training code.
 Flat = dict[str, Any]
 
@@ -80,10 +82,11 @@ class Network:
         layers = {path.rpartition("/")[0] for path in trainable}
         return frozenset(path for path in flat(self._stats) if path.rpartition("/")[0] in layers)
 
-    def train_function(self, trainable: Collection[str]) -> Any:
+    def train_function(self, trainable: Collection[str], start: str = FIRST) -> Any:
         """`f(params, stats, image, mask, key) -> (logits, new stats)` with the given parameters learning.
 
-        image (B, H, W, C) float32 in [0, 1]; mask (B,) 1 for examples and 0 for padding; logits (B, classes) float32.
+        image (B, H, W, C) float32 in [0, 1], or the input of the part `start` where the network runs from there; mask
+        (B,) 1 for examples and 0 for padding; logits (B, classes) float32.
         """
         freeze_batch_norm(self._model, trainable)
         graph = nnx.graphdef(self._model)
@@ -93,20 +96,39 @@ class Network:
         ) -> tuple[jax.Array, Flat]:
             model = self._merge(graph, params, stats)
             nnx.reseed(model, default=key, dropout=key)
-            logits = model(image, mask=mask)
+            logits = model.from_features(image, start, mask=mask)
             return logits, flat(nnx.state(model, nnx.BatchStat))
 
         return apply
 
-    def eval_function(self) -> Any:
-        """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout."""
+    def eval_function(self, start: str = FIRST) -> Any:
+        """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout.
+
+        image (B, H, W, C) float32 in [0, 1], or the input of the part `start`.
+        """
         self._model.eval()
         graph = nnx.graphdef(self._model)
 
         def apply(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
-            return self._merge(graph, params, stats)(image)
+            return self._merge(graph, params, stats).from_features(image, start)
 
         return apply
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The parts behind which the network can be cut, in order."""
+        pool = (models.POOL,) if hasattr(self._model.head, models.POOL) else ()
+        return self.stages[:-1] + pool
+
+    def after(self, upto: str) -> str:
+        """The part that takes what comes out of the part `upto`.
+
+        Raises:
+            ValueError: there is no such part, or nothing comes after it.
+        """
+        if upto not in self.cuts:
+            raise ValueError(f"no part {upto!r} to cut behind; there are {', '.join(self.cuts)}")
+        return self.stages[-1] if upto == models.POOL else self.stages[self.stages.index(upto) + 1]
 
     def cut(self, upto: str = "stage4") -> Cut:
         """The network in inference mode as two functions, cut behind the part `upto`.
@@ -114,9 +136,7 @@ class Network:
         Raises:
             ValueError: there is no such part, or nothing comes after it.
         """
-        if upto not in self.stages[:-1]:
-            raise ValueError(f"no part {upto!r} to cut behind; there are {', '.join(self.stages[:-1])}")
-        start = self.stages[self.stages.index(upto) + 1]
+        start = self.after(upto)
         self._model.eval()
         graph = nnx.graphdef(self._model)
         return Cut(

@@ -13,7 +13,7 @@ import numpy as np
 from osteojax import config as configs
 from osteojax import folds
 from osteojax.data import leaks
-from osteojax.data.dataset import PreparedDataset, read_labels
+from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
@@ -107,7 +107,7 @@ def gather(workdir: Path, *, split: str = "test", explain: bool = True) -> Mater
     shown = None
     if dataset is not None and explain:
         source = dataset.source(split)
-        shown = explained(run, source, fitted(run), run.logits(source), read_labels(source))
+        shown = explained(run, source, fitted(run), run.logits(source), source.labels())
     directory = dataset.directory if dataset else None
     return Material(
         run,

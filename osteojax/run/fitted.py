@@ -20,7 +20,7 @@ from scipy.special import softmax
 from osteojax.calibration.conformal import ConformalSets
 from osteojax.calibration.novelty import Novelty
 from osteojax.calibration.temperature import fit_temperature
-from osteojax.data.dataset import NO_SPLIT, Examples, read_labels
+from osteojax.data.dataset import NO_SPLIT, Examples
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
 from osteojax.run.open import Run
@@ -93,8 +93,8 @@ def fitted(run: Run) -> Fitted | None:
 
 def _fit(run: Run, validation: Examples, training: Examples) -> Fitted:
     some = Some(training, np.unique(np.linspace(0, len(training) - 1, _TRAINING_IMAGES).astype(int)))
-    logits, labels = run.logits(validation), read_labels(validation)
-    novelty = Novelty.fit(run.features(some), read_labels(some), run.features(validation), logits)
+    logits, labels = run.logits(validation), validation.labels()
+    novelty = Novelty.fit(run.features(some), some.labels(), run.features(validation), logits)
     return Fitted(logits, labels, fit_temperature(logits, labels), novelty)
 
 

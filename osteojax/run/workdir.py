@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from osteojax import storage
-from osteojax.devices.agreement import from_first, shared_errors
+from osteojax.devices.agreement import any_process, from_first, shared_errors
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
 
@@ -96,24 +96,42 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def _check_shared(workdir: Path) -> None:
+    with _token(workdir, _SECONDS_TO_APPEAR) as seen, shared_errors():
+        if not seen:
+            raise UserError(
+                f"{workdir} on {socket.gethostname()} is not the folder that process 0 writes to; "
+                "give all processes one --workdir on a file system that they share"
+            )
+
+
+def seen_by_all(folder: Path) -> bool:
+    """Whether all processes see in it what the first one writes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _token(folder, _SECONDS_TO_APPEAR / 3) as seen:
+        return not any_process(not seen)
+
+
+@contextlib.contextmanager
+def _token(folder: Path, seconds: float) -> Iterator[bool]:
+    """Whether a file that process 0 writes now is seen here within some seconds."""
     if jax.process_count() == 1:
+        yield True
         return
-    token = from_first(secrets.token_hex(8))
-    path = workdir / f"{_TOKEN}-{token}"
-    with shared_errors():
+    path = folder / f"{_TOKEN}-{from_first(secrets.token_hex(8))}"
+    with shared_errors(), disk_errors(folder):
         if jax.process_index() == 0:
-            with disk_errors(workdir):
-                path.touch()
-        deadline = time.monotonic() + _SECONDS_TO_APPEAR  # network file systems take their time
-        while not path.exists():
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{workdir} on {socket.gethostname()} is not the folder that process 0 writes to; "
-                    "give all processes one --workdir on a file system that they share"
-                )
-            time.sleep(0.2)
-    if jax.process_index() == 0:
-        path.unlink(missing_ok=True)
+            path.touch()
+    deadline = time.monotonic() + seconds  # network file systems take their time
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    try:
+        yield path.exists()
+    finally:
+        if jax.process_index() == 0:
+            path.unlink(missing_ok=True)
 
 
 def stored_config(workdir: Path) -> str | None:

@@ -58,6 +58,15 @@ def apply(
     Returns:
         (B, H, W, C) float32 in [0, 1].
     """
+    # One key per row, by its place in the global batch: the number of padding rows must not matter.
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(image.shape[0]))
+    return apply_each(keys, image, augmentations)
+
+
+def apply_each(
+    keys: Key[Array, " batch"], image: Float[Array, "batch height width channels"], augmentations: Chain
+) -> Float[Array, "batch height width channels"]:
+    """As `apply`, with a key of its own for each image."""
     if not augmentations:
         return image
 
@@ -67,6 +76,4 @@ def apply(
             x = member.function(x, *keys, settings=settings)
         return x
 
-    # One key per row, by its place in the global batch: the number of padding rows must not matter.
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(image.shape[0]))
     return jax.vmap(one)(keys, image)

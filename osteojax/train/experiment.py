@@ -24,13 +24,28 @@ INITS = Literal["imagenet", "imagenet_or_random", "random"]
 Seed = Bound(low=0, high=2**32 - 1)
 
 
+AS_COMPUTED = "as_computed"
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSection:
-    """`data.*`."""
+    """`data.*`. `hold`: where a split is kept after it was decoded once; "auto" on the host if it fits."""
 
     dir: str = ""
     batch_size: Annotated[int, AtLeastOne] = 32
     threads: Annotated[int, NotNegative] = 2
+    hold: Literal["auto", "disk", "host", "device"] = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSection:
+    """`train.*`: how the steps are computed, not what they compute."""
+
+    cache_prefix: bool = False
+    cache_dtype: Literal["as_computed", "float32", "bfloat16", "float16"] = "as_computed"
+    cache_views: Annotated[int, AtLeastOne] = 4
+    cache_dir: str = ""
+    steps_per_call: Annotated[int, AtLeastOne] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +133,7 @@ class Experiment:
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE
     epochs: Annotated[float, Positive] = 30.0
+    train: TrainSection = dataclasses.field(default_factory=TrainSection)
     eval: EvalSection = dataclasses.field(default_factory=EvalSection)
     best: BestSection = dataclasses.field(default_factory=BestSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
@@ -162,5 +178,10 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         raise UserError(
             f"eval.split={split!r}: {dataset.directory} has no examples in it; it has {present}; choose one of them, "
             f"or --config.eval.split={NO_SPLIT} to train without validation"
+        )
+    if experiment.train.steps_per_call > 1 and experiment.data.hold != "device":
+        raise UserError(
+            f"train.steps_per_call={experiment.train.steps_per_call} needs the data on the device; set "
+            "--config.data.hold=device, or leave it at 1"
         )
     dataset.source("train")

@@ -4,38 +4,38 @@ import contextlib
 import logging
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
 from osteojax import config as configs
-from osteojax.data.batches import plan_for, to_devices, train_iterator
-from osteojax.data.dataset import NO_SPLIT, PreparedDataset, Split, read_labels
+from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
+from osteojax.data.dataset import NO_SPLIT, Examples, PreparedDataset
+from osteojax.data.pixels import unpack
 from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
-from osteojax.errors import UserError
 from osteojax.metrics import score as scores
 from osteojax.progress import TrainingProgress, print_table
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.run.inference import split_logits
 from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.workdir import hold, write_config
+from osteojax.train import feed as feeds
 from osteojax.train import parameter_groups
 from osteojax.train.clock import Clock
-from osteojax.train.experiment import check, read_experiment
+from osteojax.train.experiment import Experiment, check, read_experiment
+from osteojax.train.feed import Feed
 from osteojax.train.start import agree_on_start, check_continues, start
 from osteojax.train.step import Recipe, all_finite, compile_step
+from osteojax.train.window import Diverged, Window
 
 log = logging.getLogger(__name__)
-
-
-class Diverged(UserError):
-    """The loss, or a number of the state, is not finite any more."""
 
 
 class Preempted(Exception):
@@ -78,8 +78,8 @@ def train(
     eval_every = experiment.eval.every_steps or plan.steps
     save_every = experiment.checkpoint.every_steps or eval_every
     # The paper's 80:20 split has no validation set: then nothing is validated and the last step counts as best.
-    validation = None if experiment.eval.split == NO_SPLIT else dataset.source(experiment.eval.split)
-    val_labels = read_labels(validation or ())
+    validates = experiment.eval.split != NO_SPLIT
+    val_labels = dataset.source(experiment.eval.split).labels() if validates else np.zeros(0, np.int32)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold(workdir, shared=shared))
@@ -99,12 +99,8 @@ def train(
         # Only now: what cannot start must not claim the folder.
         write_config(workdir, configs.to_json(_with_fingerprint(config, dataset)))
 
-        recipe, state, step, pending, best = begun.recipe, begun.state, begun.step, begun.pending, begun.best
-        iterator = train_iterator(
-            source, plan, seed=experiment.seed, steps=total_steps, threads=experiment.data.threads
-        )
-        if begun.iterator is not None:
-            iterator.set_state(begun.iterator)
+        recipe, state, step, best = begun.recipe, begun.state, begun.step, begun.best
+        if step:
             log.info("resuming at step %d of %d", step, total_steps)
         append_run(workdir, run_record() | {"from_step": step, "origin": begun.origin})
         print_groups(recipe, state.params)
@@ -112,11 +108,14 @@ def train(
             log.info("the run is complete at step %d; best step: %s", step, best.best_step)
             return
 
+        architecture = begun.origin["architecture"]
+        feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+        iterator = batches_of(feed, plan, experiment, total_steps, begun.iterator)
         writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step)))
         progress = stack.enter_context(
             TrainingProgress("training", total_steps, step, active=jax.process_index() == 0)
         )
-        forward = jax.jit(recipe.network.eval_function(), out_shardings=replicated(mesh))
+        forward = forward_of(recipe, feed, mesh)
         finite = jax.jit(all_finite, out_shardings=replicated(mesh))
 
         def save(metrics: dict[str, float] | None) -> None:
@@ -136,55 +135,73 @@ def train(
                 "origin": begun.origin,
                 "iterator": iterator.get_state(),
                 "best": best.as_record(),
-                "pending": list(pending),  # a copy: the record is written while training goes on
+                "pending": window.as_record(),
             }
             checkpoints.save(state, record, metrics)
 
-        def validate(split: Split) -> dict[str, float]:
+        def validate(split: Examples) -> dict[str, float]:
             logits = split_logits(
                 lambda image: forward(*state.for_inference(), image), split, mesh, experiment.eval.batch_size
             )
             return scores.validation_metrics(logits, val_labels)
 
         boundaries = parameter_groups.phases(recipe.groups)
-        train_step: Callable | None = None
+        compiled: dict[int, Callable] = {}
+        window = Window(begun.pending)
         clock = Clock()
         stop_requested = listen_for_sigterm()
-        first_step = step
+        first_step, tracing = step, False
         while step < total_steps and not best.exhausted:
             if step in boundaries and step > 0:
                 layout = state_sharding(
                     mesh, jax.eval_shape(lambda s, now=step: recipe.enter_phase(s, now), state)
                 )
                 state = jax.jit(recipe.enter_phase, static_argnums=1, out_shardings=layout)(state, step)
-                train_step = None
+                compiled = {}
+            if step >= feed.until:
+                log.info(
+                    "step %d: a part of the frozen prefix learns from now on; from here on images are read",
+                    step,
+                )
+                feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+                iterator = batches_of(feed, plan, experiment, total_steps, iterator.get_state())
+                forward = forward_of(recipe, feed, mesh)
+            ahead = [eval_every - step % eval_every, save_every - step % save_every, total_steps - step]
+            ahead += [experiment.log_every - len(window), *(b - step for b in boundaries if b > step)]
+            count = experiment.train.steps_per_call
+            count = count if count <= min(ahead) else 1
             with clock.waiting():
-                batch = to_devices(next(iterator), by_row)
-            batch.pop("index")
-            if train_step is None:
-                train_step, facts = compile_step(recipe, step, state, batch, mesh)
+                batch = to_devices(
+                    together([next(iterator) for _ in range(count)]), batch_sharding(mesh, steps=count > 1)
+                )
+            if count not in compiled:
+                compiled[count], facts = compile_step(
+                    recipe, step, state, batch, mesh, feed.start, *feed.held
+                )
                 writer.timing(step, facts)
                 clock.restart()
-            if profile and step == first_step + 10:
+            if profile and not tracing and first_step + 10 <= step < first_step + 15:
+                tracing = True
                 with clock.paused():
                     jax.profiler.start_trace(str(profile_folder(workdir)))
             with clock.synchronising():  # where the queue of the device is full, the call waits for it
-                state, metrics = train_step(state, batch)
-            pending.append(metrics)
-            step += 1
-            if profile and step == first_step + 15:
+                state, metrics = compiled[count](state, batch, *feed.held)
+            window.add(metrics, count)
+            before, step = step, step + count
+            if tracing and step >= first_step + 15:
+                tracing = profile = False
                 with clock.synchronising():
                     jax.block_until_ready(state)
                 with clock.paused():
                     jax.profiler.stop_trace()
 
-            evaluating = validation if step % eval_every == 0 or step == total_steps else None
-            preempted = stop_requested(step)
+            evaluating = feed.validation if step % eval_every == 0 or step == total_steps else None
+            preempted = any(stop_requested(passed) for passed in range(before + 1, step + 1))
             saving = evaluating is not None or preempted or step % save_every == 0 or step == total_steps
-            if saving or len(pending) >= experiment.log_every:
+            if saving or len(window) >= experiment.log_every:
                 with clock.synchronising():
-                    pending = [to_floats(m) for m in pending]
-                check_finite(pending, step, workdir)
+                    window.fetch()
+                window.check_finite(step, workdir)
 
             result = None
             if evaluating is not None:
@@ -193,14 +210,14 @@ def train(
                 best.update(step, result)
                 progress.note(step, result)
             ending = step == total_steps or best.exhausted
-            if len(pending) >= experiment.log_every or ending:
-                summary = average(pending)
+            if len(window) >= experiment.log_every or ending:
+                summary = window.average()
                 writer.metrics(
                     step, {"epoch": step / plan.steps} | {f"train/{k}": v for k, v in summary.items()}
                 )
-                writer.timing(step, clock.lap(len(pending), experiment.data.batch_size))
+                writer.timing(step, clock.lap(len(window), experiment.data.batch_size))
                 progress.update(step, summary["loss"])
-                pending = []
+                window.clear()
             if result is not None:
                 writer.metrics(step, {f"{experiment.eval.split}/{k}": v for k, v in result.items()})
             if saving:
@@ -240,31 +257,31 @@ def print_groups(recipe: Recipe, params: dict[str, Any]) -> None:
         )
 
 
-def to_floats(metrics: dict[str, Any]) -> dict[str, float]:
-    """Scalars on the host; exact, so that a checkpoint can carry them as JSON."""
-    return {name: float(value) for name, value in metrics.items()}
+def batches_of(
+    feed: Feed, plan: BatchPlan, experiment: Experiment, total_steps: int, position: Any
+) -> grain.DatasetIterator:
+    """The shuffled batches of a feed, from a position on; None for the beginning."""
+    iterator = train_iterator(
+        feed.train, plan, seed=experiment.seed, steps=total_steps, threads=experiment.data.threads
+    )
+    if position is not None:
+        iterator.set_state(position)
+    return iterator
 
 
-def average(window: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the steps of a window."""
-    return {
-        name: float(np.mean([metrics[name] for metrics in window if name in metrics])) for name in window[-1]
-    }
+def together(batches: Sequence[Batch]) -> Batch:
+    """What one call of the step takes: a batch, or several, (steps, rows, ...)."""
+    if len(batches) == 1:
+        return {key: value for key, value in batches[0].items() if key != "index"}
+    return {key: np.stack([batch[key] for batch in batches]) for key in batches[0] if key != "index"}
 
 
-def check_finite(window: list[dict[str, float]], step: int, workdir: Path) -> None:
-    """Stops a run whose loss is not finite any more.
-
-    Raises:
-        Diverged: with the range of steps since the loss was last known to be finite.
-    """
-    bad = [i for i, metrics in enumerate(window) if not math.isfinite(metrics["loss"])]
-    if bad:
-        first = step - len(window) + 1
-        raise Diverged(
-            f"loss is {window[bad[0]]['loss']} at step {first + bad[0]} (checked: {first} to {step} of {workdir}); "
-            "nothing of these steps was saved; lower optimizer.learning_rate or set optimizer.clip_norm"
-        )
+def forward_of(recipe: Recipe, feed: Feed, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
+    """`f(params, stats, input) -> logits` of what the feed validates on, in inference mode."""
+    apply = recipe.network.eval_function(feed.start)
+    return jax.jit(
+        lambda params, stats, image: apply(params, stats, unpack(image)), out_shardings=replicated(mesh)
+    )
 
 
 def listen_for_sigterm() -> Callable[[int], bool]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from osteojax import config as configs
-from osteojax.data.dataset import PreparedDataset, Split, read_labels
+from osteojax.data.dataset import PreparedDataset, Split
 from osteojax.devices.agreement import any_process, from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 # They change no result, and may differ between the starts of a run. The mesh is one of them unless batch norm sees it.
 _WITHOUT_EFFECT = (
-    "data.dir", "data.threads", "log_every", "checkpoint.keep", "checkpoint.every_steps", "eval.batch_size",
+    "data.dir", "data.threads", "data.hold", "train.cache_dir", "log_every", "checkpoint.keep",
+    "checkpoint.every_steps", "eval.batch_size",
 )  # fmt: skip
 _MESH = ("mesh.data", "mesh.fsdp")
 # What the first start settled: its parameters came from there.
@@ -156,7 +157,7 @@ def class_weights(choice: str, class_names: Sequence[str], source: Split) -> tup
     """
     if choice == "none":
         return (1.0,) * len(class_names)
-    counts = np.bincount(read_labels(source), minlength=len(class_names))
+    counts = np.bincount(source.labels(), minlength=len(class_names))
     if not counts.all():
         raise UserError(
             f"loss.class_weights='balanced' needs training examples of every class; counts are {counts.tolist()}"

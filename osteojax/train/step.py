@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 import osteojax.train.losses  # noqa: F401  fills the registry
+from osteojax.data.pixels import unpack
 from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
-from osteojax.models.network import Flat, Network
+from osteojax.models.network import FIRST, Flat, Network
 from osteojax.run.state import TrainState
 from osteojax.train import augment, parameter_groups
 from osteojax.train.experiment import Experiment
@@ -116,9 +117,11 @@ def ema_decay(decay: float, step: jax.Array) -> jax.Array:
 
 
 def make_train_step(
-    recipe: Recipe, step: int
+    recipe: Recipe, step: int, start: str = FIRST
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]:
     """The step function in force at `step`, until the next change of the learning groups.
+
+    Its batches hold images, or what the part `start` of the network takes, augmented already.
 
     Only the gradient of the learning parameters is taken; the others reach the output untouched, bit by bit, and so
     do their batch-norm statistics.
@@ -126,7 +129,7 @@ def make_train_step(
     trainable = trainable_at(recipe.groups, recipe.labels, step)
     moving = recipe.network.moving_statistics(trainable)
     learning = [group.name for group in recipe.groups if not group.frozen_at(step)]
-    apply = recipe.network.train_function(trainable)
+    apply = recipe.network.train_function(trainable, start)
     optimizer = recipe.optimizer(step)
     class_weights = jnp.asarray(recipe.class_weights, jnp.float32)
     settings = recipe.experiment.optimizer
@@ -134,7 +137,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(recipe.experiment.seed), state.step)
         augment_key, model_key = jax.random.split(key)
-        image = augment.apply(augment_key, batch["image"], recipe.augmentations)
+        image = unpack(batch["image"])
+        if start == FIRST:
+            image = augment.apply(augment_key, image, recipe.augmentations)
         mask, label = batch["mask"], batch["label"]
         weight = mask * class_weights[label]
         frozen = {path: p for path, p in state.params.items() if path not in trainable}
@@ -187,26 +192,58 @@ def all_finite(state: TrainState) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
-def sharded_step(recipe: Recipe, step: int, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
-    """The jitted train step in force at `step`, state and batch laid out on the mesh; the state is donated."""
+def sharded_step(
+    recipe: Recipe,
+    step: int,
+    state: TrainState,
+    mesh: jax.sharding.Mesh,
+    start: str = FIRST,
+    *,
+    holding: bool = False,
+    several: bool = False,
+) -> Any:
+    """`f(state, batch) -> (state, metrics)`: the jitted train step in force at `step`, laid out on the mesh.
+
+    The state is donated. With `holding` there is a third argument, all inputs on every device, and the batch has the
+    numbers of its rows in place of images. With `several` the batch is (steps, rows, ...) and all are taken.
+    """
     layout = state_sharding(mesh, state)
+    train_step = make_train_step(recipe, step, start)
+
+    def one(state: TrainState, batch: dict[str, jax.Array], *held: jax.Array) -> Any:
+        for inputs in held:
+            batch = batch | {"image": inputs[batch["image"]]}
+        return train_step(state, batch)
+
+    def all_of(state: TrainState, batches: dict[str, jax.Array], *held: jax.Array) -> Any:
+        return jax.lax.scan(lambda carried, batch: one(carried, batch, *held), state, batches)
+
     return jax.jit(
-        make_train_step(recipe, step),
+        all_of if several else one,
         donate_argnums=0,
-        in_shardings=(layout, batch_sharding(mesh)),
+        in_shardings=(layout, batch_sharding(mesh, steps=several), *[replicated(mesh)] * holding),
         out_shardings=(layout, replicated(mesh)),
     )
 
 
 def compile_step(
-    recipe: Recipe, step: int, state: TrainState, batch: Mapping[str, Any], mesh: jax.sharding.Mesh
+    recipe: Recipe,
+    step: int,
+    state: TrainState,
+    batch: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    start: str = FIRST,
+    *held: jax.Array,
 ) -> tuple[jax.stages.Compiled, dict[str, float]]:
-    """The compiled train step in force at `step`, and what its compilation says of it.
+    """The compiled train step in force at `step`, see `sharded_step`, and what its compilation says of it.
 
-    State and batch may be arrays or `jax.ShapeDtypeStruct`s.
+    State and batch may be arrays or `jax.ShapeDtypeStruct`s; a batch (steps, rows, ...) takes several steps.
     """
     began = time.perf_counter()
-    compiled = sharded_step(recipe, step, state, mesh).lower(state, batch).compile()
+    jitted = sharded_step(
+        recipe, step, state, mesh, start, holding=bool(held), several=batch["label"].ndim == 2
+    )
+    compiled = jitted.lower(state, batch, *held).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     facts = {
         "compile_seconds": time.perf_counter() - began,

@@ -378,8 +378,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "the last window lost",
         "osteojax/train/loop.py",
-        "if len(pending) >= experiment.log_every or ending:",
-        "if len(pending) >= experiment.log_every:",
+        "if len(window) >= experiment.log_every or ending:",
+        "if len(window) >= experiment.log_every:",
         ("tests/osteojax/train/test_start.py::test_early_stopping_writes_its_last_window",),
     ),
     Mutant(

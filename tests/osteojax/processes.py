@@ -44,11 +44,12 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launch(file, workdir, processes, devices, *flags):
+def launch(file, workdir, processes, devices, *flags, environment=()):
     coordinator = f"--coordinator=127.0.0.1:{free_port()}"
     started = []
     for i in range(processes):
         member = (coordinator, f"--processes={processes}", f"--process_id={i}", *flags)
         call = command(file, workdir, *member, devices=devices)
+        call["env"] |= dict(environment)
         started.append(subprocess.Popen(**call, stderr=subprocess.PIPE, text=True))
     return started

@@ -136,6 +136,12 @@ if __name__ == "__main__":
 
         loop.to_devices = failing
 
+    if "OSTEOJAX_TEST_CACHE_OF_ITS_OWN" in os.environ:
+        import sys
+
+        number = next(flag.split("=")[1] for flag in sys.argv if flag.startswith("--process_id="))
+        os.environ["OSTEOJAX_CACHE"] = f"{os.environ['OSTEOJAX_TEST_CACHE_OF_ITS_OWN']}/host{number}"
+
     if "OSTEOJAX_TEST_BUCKET" in os.environ:
         from osteojax import storage
 

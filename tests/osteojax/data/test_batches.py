@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from osteojax.data.batches import BatchPlan, eval_iterator, train_iterator
+from osteojax.data.dataset import Examples
 
 
-class Source:
+class Source(Examples):
     """Stands for a TFDS data source; the image tells which example it is."""
 
     def __init__(self, n):
@@ -56,16 +57,16 @@ def test_each_host_reads_only_the_rows_that_it_feeds():
     class Recording(Source):
         def __init__(self, n):
             super().__init__(n)
-            self.read = set()
+            self.seen = set()
 
         def __getitems__(self, indices):
-            self.read |= set(indices)
+            self.seen |= set(indices)
             return super().__getitems__(indices)
 
     sources = [Recording(8), Recording(8)]
     for host, source in enumerate(sources):
         list(eval_iterator(source, BatchPlan(8, 4, 4, host, 2)))
-    assert sources[0].read == {0, 1, 4, 5} and sources[1].read == {2, 3, 6, 7}
+    assert sources[0].seen == {0, 1, 4, 5} and sources[1].seen == {2, 3, 6, 7}
 
 
 def test_evaluation_order_is_the_order_of_the_split():
