@@ -10,8 +10,8 @@ EXPLAIN: tuple[Mutant, ...] = (
     Mutant(
         "a cut network normalises by its batch",
         "osteojax/models/network.py",
-        "        start = self.stages[self.stages.index(upto) + 1]\n        self._model.eval()\n",
-        "        start = self.stages[self.stages.index(upto) + 1]\n        self._model.train()\n",
+        "        start = self.after(upto)\n        self._model.eval()\n",
+        "        start = self.after(upto)\n        self._model.train()\n",
         (f"{MAPS}::test_a_cut_network_is_the_whole_one_with_its_running_statistics",),
     ),
     Mutant(
