@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "dtype": "float32",
                     "batch_norm": "global",
                     "conv_impl": "auto",
+                    "head": "softmax",
                 }
             ),
             # What learns: head, stageK, stageK+ (all later ones too), bn_affine, all. Here: all behind stage 2.
@@ -45,7 +46,13 @@ def get_config() -> ml_collections.ConfigDict:
             # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of
             # a loss of your own.
             "loss": c(
-                {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none", "settings": c({})}
+                {
+                    "name": "cross_entropy",
+                    "label_smoothing": 0.0,
+                    "class_weights": "none",
+                    "beta": 0.999,
+                    "settings": c({}),
+                }
             ),
             # name and schedule: of osteojax/train/{optimizers,schedules}; settings and schedule_settings as above.
             # ema_decay: of the moving average that is evaluated, warmed up; 0 keeps none. clip_norm: 0 for none.

@@ -1,6 +1,7 @@
 """What all architectures share: stem, four stages, head, each callable alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -53,7 +54,7 @@ class Backbone(nnx.Module):
         self.arch = arch
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.head = head
+        self.head: Any = head  # its last layer is `fc`
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Logits (B, num_classes) float32 of images x.

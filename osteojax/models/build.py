@@ -8,6 +8,7 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.models.backbone import Backbone
+from osteojax.models.layers.last import Head, last_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ModelSection:
         dtype: of the computation; parameters are float32.
         batch_norm: statistics over the global batch, or over the part of each device.
         conv_impl: see `osteojax.models.layers.conv2d`.
+        head: what the last layer is, see `osteojax.models.layers.last`.
     """
 
     name: str
@@ -27,6 +29,7 @@ class ModelSection:
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_norm: Literal["global", "per_device"] = "global"
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
+    head: Head = "softmax"
 
 
 def build(section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1) -> Backbone:
@@ -38,15 +41,18 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     Raises:
         UserError: an unknown architecture.
     """
-    return models.create(
+    rngs = nnx.Rngs(seed)
+    model = models.create(
         architecture,
         num_classes=classes,
         in_channels=1,
         dtype=jnp.dtype(section.dtype),
-        rngs=nnx.Rngs(seed),
+        rngs=rngs,
         bn_parts=devices if section.batch_norm == "per_device" else 1,
         conv_impl=section.conv_impl,
     )
+    model.head.fc = last_layer(section.head, model.head.fc, classes, rngs=rngs)
+    return model
 
 
 def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> Backbone:

@@ -39,7 +39,8 @@ class LossSection:
 
     name: str = "cross_entropy"
     label_smoothing: Annotated[float, Fraction] = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "effective"] = "none"
+    beta: Annotated[float, Fraction] = 0.999
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -157,6 +158,11 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             "best.mode=%s, but %s is better when it is %s; leave best.mode at 'auto' unless you mean it",
             best.mode, best.metric, "larger" if natural == "max" else "smaller",
         )  # fmt: skip
+    if experiment.loss.name == "coral" and experiment.model.head != "coral":
+        raise UserError(
+            f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "
+            "model.head='coral' too, or choose another loss"
+        )
     if split != NO_SPLIT and not dataset.splits.get(split):
         present = ", ".join(f"{name} ({n})" for name, n in dataset.splits.items() if n)
         raise UserError(

@@ -15,6 +15,7 @@ from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
 from osteojax.models.network import Flat, Network
 from osteojax.run.state import TrainState
 from osteojax.train import augment, parameter_groups
+from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment
 from osteojax.train.losses.registry import LOSSES
 from osteojax.train.optimizer import carry_over, make_optimizer, make_schedule, norms_by_group
@@ -47,7 +48,7 @@ class Recipe:
 
     @classmethod
     def of(
-        cls, experiment: Experiment, network: Network, total_steps: int, class_weights: Sequence[float]
+        cls, experiment: Experiment, network: Network, total_steps: int, class_counts: Sequence[int]
     ) -> "Recipe":
         """The recipe of an experiment.
 
@@ -55,7 +56,7 @@ class Recipe:
             experiment: as read and checked.
             network: of `experiment.model`, or of its fallback.
             total_steps: of the whole run, for the schedule.
-            class_weights: weight of each class in the loss.
+            class_counts: training examples of each class, for what the loss makes of them.
 
         Raises:
             UserError: a name or setting that there is not, groups that do not fit the network, or a schedule that does
@@ -69,11 +70,14 @@ class Recipe:
             labels=parameter_groups.assign(groups, network.init()[0]),
             schedule=make_schedule(experiment.optimizer, total_steps),
             loss=LOSSES.bind(
-                experiment.loss.name, vars(experiment.loss), experiment.loss.settings, "loss.settings"
+                experiment.loss.name,
+                vars(experiment.loss) | {"class_counts": tuple(class_counts)},
+                experiment.loss.settings,
+                "loss.settings",
             ),
             augmentations=augment.chain(experiment.augment),
             experiment=experiment,
-            class_weights=tuple(class_weights),
+            class_weights=class_weights(experiment.loss, class_counts),
         )
         recipe.optimizer(0)  # an unknown one is told here
         return recipe

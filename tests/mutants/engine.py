@@ -32,10 +32,10 @@ ENGINE: tuple[Mutant, ...] = (
     ),
     Mutant(
         "balanced weights inverted",
-        "osteojax/train/start.py",
-        "counts.sum() / (len(class_names) * counts)",
-        "len(class_names) * counts / counts.sum()",
-        ("tests/osteojax/train/test_recorded_values.py::test_class_weights_are_inverse_to_the_frequency",),
+        "osteojax/train/class_weights.py",
+        "n.sum() / (len(n) * n)",
+        "len(n) * n / n.sum()",
+        ("tests/osteojax/train/test_losses.py::test_class_weights_are_inverse_to_the_frequency",),
     ),
     Mutant(
         "label smoothing dropped",
