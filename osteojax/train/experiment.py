@@ -163,6 +163,11 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "
             "model.head='coral' too, or choose another loss"
         )
+    if experiment.optimizer.schedule == "plateau" and split == NO_SPLIT:
+        raise UserError(
+            f"optimizer.schedule='plateau' with eval.split={NO_SPLIT!r}: nothing is validated, so no plateau can be "
+            "seen; name a split, or choose another schedule"
+        )
     if split != NO_SPLIT and not dataset.splits.get(split):
         present = ", ".join(f"{name} ({n})" for name, n in dataset.splits.items() if n)
         raise UserError(

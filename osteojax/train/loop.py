@@ -191,6 +191,7 @@ def train(
                 with clock.paused():
                     result = validate(evaluating)
                 best.update(step, result)
+                state = recipe.note_validation(state, result, mesh)
                 progress.note(step, result)
             ending = step == total_steps or best.exhausted
             if len(pending) >= experiment.log_every or ending:

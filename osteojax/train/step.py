@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import osteojax.train.losses  # noqa: F401  fills the registry
 from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
@@ -18,7 +20,15 @@ from osteojax.train import augment, parameter_groups
 from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment
 from osteojax.train.losses.registry import LOSSES
-from osteojax.train.optimizer import carry_over, make_optimizer, make_schedule, norms_by_group
+from osteojax.train.optimizer import (
+    carry_over,
+    make_optimizer,
+    make_schedule,
+    norms_by_group,
+    note_validation,
+    plateau_settings,
+    scale_of,
+)
 from osteojax.train.parameter_groups import ParameterGroup, trainable_at
 
 
@@ -104,6 +114,19 @@ class Recipe:
             ema_batch_stats=copy(batch_stats),
         )
 
+    def note_validation(self, state: TrainState, metrics: Mapping[str, float], mesh: Mesh) -> TrainState:
+        """The state behind a validation: the schedule "plateau" listens, and nothing else."""
+        settings = plateau_settings(self.experiment.optimizer)
+        if settings is None:
+            return state
+        best = self.experiment.best
+        value = np.float32(metrics[best.metric] if best.direction == "min" else -metrics[best.metric])
+        noted = jax.jit(
+            lambda opt_state, value: note_validation(settings, opt_state, value),
+            out_shardings=state_sharding(mesh, state.opt_state),
+        )
+        return dataclasses.replace(state, opt_state=noted(state.opt_state, value))
+
     def enter_phase(self, state: TrainState, now: int) -> TrainState:
         """The state with optimizer state for the groups that learn from step `now` on."""
         fresh = self.optimizer(now).init(state.params)
@@ -169,7 +192,7 @@ def make_train_step(
 
         correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
         metrics = {"loss": loss, "accuracy": correct / jnp.sum(mask)}
-        rate = recipe.schedule(state.step)
+        rate = recipe.schedule(state.step) * scale_of(state.opt_state)
         factors = {group.name: group.lr_factor for group in recipe.groups}
         metrics |= {
             f"learning_rate/{name}": jnp.asarray(rate * factors[name], jnp.float32) for name in learning
@@ -191,7 +214,7 @@ def all_finite(state: TrainState) -> jax.Array:
     return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
-def sharded_step(recipe: Recipe, step: int, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+def sharded_step(recipe: Recipe, step: int, state: TrainState, mesh: Mesh) -> Any:
     """The jitted train step in force at `step`, state and batch laid out on the mesh; the state is donated."""
     layout = state_sharding(mesh, state)
     return jax.jit(
@@ -203,7 +226,7 @@ def sharded_step(recipe: Recipe, step: int, state: TrainState, mesh: jax.shardin
 
 
 def compile_step(
-    recipe: Recipe, step: int, state: TrainState, batch: Mapping[str, Any], mesh: jax.sharding.Mesh
+    recipe: Recipe, step: int, state: TrainState, batch: Mapping[str, Any], mesh: Mesh
 ) -> tuple[jax.stages.Compiled, dict[str, float]]:
     """The compiled train step in force at `step`, and what its compilation says of it.
 

@@ -65,11 +65,13 @@ def test_groups_have_their_own_rate_and_decay():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"schedule": "linear"}, "no schedule 'linear'; there are constant, cosine"),
+        ({"schedule": "zigzag"}, "no schedule 'zigzag'; there are constant, cosine"),
         ({"warmup_steps": 10}, "optimizer.warmup_steps=10"),
-        ({"name": "lion"}, "no optimizer 'lion'; there are adamw, sgd"),
+        ({"name": "shampoo"}, "no optimizer 'shampoo'; there are adam, adamw"),
         ({"settings": {"b3": 0.5}}, "optimizer.settings.b3"),
         ({"schedule_settings": {"power": 2}}, "optimizer.schedule_settings.power"),
+        ({"schedule": "plateau", "schedule_settings": {"factor": 1.0}}, "optimizer.schedule_settings.factor"),
+        ({"schedule": "one_cycle", "schedule_settings": {"rise": 0.01}}, "cannot rise in 0.01 of 10 steps"),
     ],
 )
 def test_impossible_optimizers_are_clear_errors(changes, message):
