@@ -41,8 +41,21 @@ def get_config() -> ml_collections.ConfigDict:
             # pattern that matches a parameter's path wins.
             "groups": (),
             "data": c({"dir": "", "batch_size": 32, "threads": 2}),
-            # The published pipeline names no augmentation. rotate in degrees, shift and gain as fractions.
-            "augment": c({"flip": False, "rotate": 0.0, "shift": 0.0, "gain": 0.0}),
+            # The published pipeline names no augmentation; what the numbers mean stands in docs/recipes.md.
+            "augment": c(
+                {
+                    "flip": False,
+                    # Of place: degrees, and fractions.
+                    **{"rotate": 0.0, "shift": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0},
+                    # Of value: fractions, blur in pixels.
+                    **{"gain": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0},
+                    **{"clahe": 0.0, "poisson": 0.0, "blur": 0.0},
+                    # Of what is seen: probabilities, collimate a fraction of the side.
+                    **{"collimate": 0.0, "marker": 0.0, "erase": 0.0},
+                    # RandAugment: how many of them an image gets (0: all that are on), and how strong they are.
+                    **{"rand_count": 0, "rand_magnitude": 0.5},
+                }
+            ),
             # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of
             # a loss of your own.
             "loss": c(

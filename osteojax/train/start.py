@@ -23,7 +23,7 @@ from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import CONFIG, stored_config
-from osteojax.train import parameter_groups
+from osteojax.train import augment, parameter_groups
 from osteojax.train.class_weights import class_counts
 from osteojax.train.experiment import Experiment, read_experiment
 from osteojax.train.initialise import initialise
@@ -146,6 +146,7 @@ def _read_stored(config: ml_collections.ConfigDict, where: str) -> Experiment:
 def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict:
     values = dataclasses.asdict(experiment) | {"dataset_fingerprint": fingerprint}
     values["best"]["mode"] = experiment.best.direction
+    values["augment"] = augment.switched_on(experiment.augment)  # a key that came later is no change
     return ml_collections.ConfigDict(values)
 
 

@@ -67,7 +67,7 @@ def test_the_loss_is_lengs_and_its_settings_are_checked(registered):
 def test_the_augmentation_is_off_by_default_draws_its_own_and_leaves_the_draws_of_others(registered):
     image = jnp.asarray(0.5 * RNG.random((6, 8, 8, 1)), jnp.float32)
     key = jax.random.key(0)
-    assert augment.chain({"flip": False, "saturate": 0.0}) == ()
+    assert augment.chain({"flip": False, "saturate": 0.0}).members == ()
     alone = augment.apply(key, image, augment.chain({"saturate": 0.5}))
     factors = np.median(alone / image, (1, 2, 3))
     assert len(set(np.round(factors, 3))) == 6 and (factors >= 1).all() and (factors < 2).all()
