@@ -24,7 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
             # A file or a name of published weights; empty for the default of the architecture.
             "weights": "",
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
-            # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py.
+            # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py. head:
+            # softmax, or ordinal: coral, corn. dropout before the last layer; stochastic_depth of the deepest block.
             "model": c(
                 {
                     "name": "resnet50",
@@ -33,6 +34,8 @@ def get_config() -> ml_collections.ConfigDict:
                     "batch_norm": "global",
                     "conv_impl": "auto",
                     "head": "softmax",
+                    "dropout": 0.0,
+                    "stochastic_depth": 0.0,
                 }
             ),
             # What learns: head, stageK, stageK+ (all later ones too), bn_affine, all. Here: all behind stage 2.
@@ -56,8 +59,10 @@ def get_config() -> ml_collections.ConfigDict:
                     **{"rand_count": 0, "rand_magnitude": 0.5},
                 }
             ),
-            # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of
-            # a loss of your own.
+            # Rows mixed in pairs: alpha of the Beta distribution of the shares; 0 is off.
+            "mix": c({"mixup": 0.0, "cutmix": 0.0}),
+            # name: of osteojax/train/losses. class_weights: none, balanced (inverse to the frequency) or effective (to
+            # the effective number of examples, of that beta). settings: of the loss, such as gamma of focal.
             "loss": c(
                 {
                     "name": "cross_entropy",
@@ -69,6 +74,7 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             # name and schedule: of osteojax/train/{optimizers,schedules}; settings and schedule_settings as above.
             # ema_decay: of the moving average that is evaluated, warmed up; 0 keeps none. clip_norm: 0 for none.
+            # accumulate: parts that a batch is taken in. sam_rho: of sharpness-aware minimisation; 0 for none.
             "optimizer": c(
                 {
                     "name": "adamw",
@@ -78,6 +84,8 @@ def get_config() -> ml_collections.ConfigDict:
                     "weight_decay": 1e-4,
                     "clip_norm": 1.0,
                     "ema_decay": 0.0,
+                    "accumulate": 1,
+                    "sam_rho": 0.0,
                     "b1": 0.9,
                     "b2": 0.999,
                     "eps": 1e-8,

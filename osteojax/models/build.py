@@ -1,14 +1,16 @@
 """From a config to a model with random weights, or with shapes in place of weights."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
 from osteojax import models
+from osteojax.config import Fraction
 from osteojax.models.backbone import Backbone
 from osteojax.models.layers.last import Head, last_layer
+from osteojax.models.layers.stochastic_depth import thin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class ModelSection:
         batch_norm: statistics over the global batch, or over the part of each device.
         conv_impl: see `osteojax.models.layers.conv2d`.
         head: what the last layer is, see `osteojax.models.layers.last`.
+        dropout: share of the features that the last layer does not see in training (Srivastava et al. 2014).
+        stochastic_depth: how often the deepest residual branch is left out in training, see
+            `osteojax.models.layers.stochastic_depth`.
     """
 
     name: str
@@ -30,6 +35,8 @@ class ModelSection:
     batch_norm: Literal["global", "per_device"] = "global"
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
     head: Head = "softmax"
+    dropout: Annotated[float, Fraction] = 0.0
+    stochastic_depth: Annotated[float, Fraction] = 0.0
 
 
 def build(section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1) -> Backbone:
@@ -39,7 +46,7 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     of the `devices`. The architecture is the section's `name` or its `fallback`.
 
     Raises:
-        UserError: an unknown architecture.
+        UserError: an unknown architecture, or one without residual branches to leave out.
     """
     rngs = nnx.Rngs(seed)
     model = models.create(
@@ -52,6 +59,10 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
         conv_impl=section.conv_impl,
     )
     model.head.fc = last_layer(section.head, model.head.fc, classes, rngs=rngs)
+    if section.dropout > 0:
+        model.head.fc.dropout = nnx.data(nnx.Dropout(section.dropout, rngs=rngs))
+    if section.stochastic_depth > 0:
+        thin(model, section.stochastic_depth, rngs=rngs)
     return model
 
 

@@ -29,13 +29,17 @@ def _unflat(template: Any, values: Mapping[str, Any]) -> Any:
 def freeze_batch_norm(model: nnx.Module, trainable: Collection[str]) -> None:
     """Train mode, but inference mode for each batch norm none of whose own parameters learns.
 
-    Such a layer normalises by its running statistics and leaves them alone: frozen means frozen.
+    Such a layer normalises by its running statistics and leaves them alone: frozen means frozen. A dropout is at work
+    where a parameter of the module that holds it learns.
     """
     model.train()
     for path, module in nnx.iter_modules(model):
         if hasattr(module, "use_running_average"):
             own = "".join(f"{part}/" for part in path)
             module.use_running_average = not any(name.startswith(own) for name in trainable)
+        if isinstance(module, nnx.Dropout):
+            holder = "".join(f"{part}/" for part in path[:-1])
+            module.deterministic = not any(name.startswith(holder) for name in trainable)
 
 
 @dataclasses.dataclass(frozen=True)

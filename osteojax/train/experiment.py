@@ -15,6 +15,7 @@ from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
+from osteojax.train.mix import MixSection
 from osteojax.train.parameter_groups import ParameterGroup
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class OptimizerSection:
     weight_decay: Annotated[float, NotNegative] = 1e-4
     clip_norm: Annotated[float, NotNegative] = 1.0
     ema_decay: Annotated[float, Share] = 0.0
+    accumulate: Annotated[int, AtLeastOne] = 1
+    sam_rho: Annotated[float, NotNegative] = 0.0
     b1: Annotated[float, Fraction] = 0.9
     b2: Annotated[float, Fraction] = 0.999
     eps: Annotated[float, Positive] = 1e-8
@@ -115,6 +118,7 @@ class Experiment:
     groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mix: MixSection = dataclasses.field(default_factory=MixSection)
     loss: LossSection = dataclasses.field(default_factory=LossSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE

@@ -24,8 +24,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "the loss divided by the rows",
         "osteojax/train/step.py",
-        "* weight) / jnp.sum(weight)",
-        "* weight) / len(label)",
+        "sum(losses) / total",
+        "sum(losses) / len(batch['label'])",
         (
             "tests/osteojax/train/test_recorded_values.py::test_loss_and_accuracy_leave_padding_out_and_weigh_the_classes",
         ),
