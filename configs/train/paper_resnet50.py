@@ -43,7 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
             # Instead of a preset: a tuple of {name, pattern, frozen, lr_factor, weight_decay, unfreeze_step}; the first
             # pattern that matches a parameter's path wins.
             "groups": (),
-            "data": c({"dir": "", "batch_size": 32, "threads": 2}),
+            # sampling: all, or balanced (oversampled to classes of equal size).
+            "data": c({"dir": "", "batch_size": 32, "threads": 2, "sampling": "all"}),
             # The published pipeline names no augmentation; what the numbers mean stands in docs/recipes.md.
             "augment": c(
                 {
@@ -75,6 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
             # name and schedule: of osteojax/train/{optimizers,schedules}; settings and schedule_settings as above.
             # ema_decay: of the moving average that is evaluated, warmed up; 0 keeps none. clip_norm: 0 for none.
             # accumulate: parts that a batch is taken in. sam_rho: of sharpness-aware minimisation; 0 for none.
+            # recalibrate: training batches that the average takes its statistics from before each validation; 0: none.
             "optimizer": c(
                 {
                     "name": "adamw",
@@ -86,6 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "ema_decay": 0.0,
                     "accumulate": 1,
                     "sam_rho": 0.0,
+                    "recalibrate": 0,
                     "b1": 0.9,
                     "b2": 0.999,
                     "eps": 1e-8,

@@ -102,6 +102,17 @@ class Network:
 
         return apply
 
+    def statistics_function(self, trainable: Collection[str]) -> Any:
+        """As `train_function`, but gives the statistics alone, those of this batch without the running ones."""
+        norms: list[Any] = [m for _, m in nnx.iter_modules(self._model) if hasattr(m, "use_running_average")]
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        apply = self.train_function(trainable)
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+        return lambda params, stats, image, mask, key: apply(params, stats, image, mask, key)[1]
+
     def eval_function(self) -> Any:
         """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout."""
         self._model.eval()
@@ -129,4 +140,6 @@ class Network:
         )
 
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:
-        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), self._rest)
+        # A copy: reseeding must not reach the streams of the model itself.
+        rest = jax.tree.map(lambda x: x, self._rest)
+        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), rest)

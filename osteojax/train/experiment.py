@@ -32,6 +32,7 @@ class DataSection:
     dir: str = ""
     batch_size: Annotated[int, AtLeastOne] = 32
     threads: Annotated[int, NotNegative] = 2
+    sampling: Literal["all", "balanced"] = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class OptimizerSection:
     ema_decay: Annotated[float, Share] = 0.0
     accumulate: Annotated[int, AtLeastOne] = 1
     sam_rho: Annotated[float, NotNegative] = 0.0
+    recalibrate: Annotated[int, NotNegative] = 0
     b1: Annotated[float, Fraction] = 0.9
     b2: Annotated[float, Fraction] = 0.999
     eps: Annotated[float, Positive] = 1e-8
@@ -166,6 +168,18 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         raise UserError(
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "
             "model.head='coral' too, or choose another loss"
+        )
+    if experiment.optimizer.recalibrate and not experiment.optimizer.ema_decay:
+        raise UserError(
+            "optimizer.recalibrate takes the statistics of averaged parameters, and optimizer.ema_decay=0 keeps none; "
+            "set both, or neither"
+        )
+    if experiment.data.sampling == "balanced" and (
+        experiment.loss.class_weights != "none" or experiment.loss.name == "logit_adjustment"
+    ):
+        raise UserError(
+            "data.sampling='balanced' makes all classes equally frequent, and loss.class_weights or "
+            "loss.name='logit_adjustment' would count that twice; choose one of them"
         )
     if experiment.optimizer.schedule == "plateau" and split == NO_SPLIT:
         raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from osteojax import config as configs
+from osteojax.data.balanced import Balanced
 from osteojax.data.batches import plan_for, to_devices, train_iterator
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset, Split, read_labels
 from osteojax.devices.agreement import check_even_devices, shared_errors
@@ -24,10 +25,12 @@ from osteojax.progress import TrainingProgress, print_table
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.run.inference import split_logits
 from osteojax.run.record import MetricsWriter, append_run, run_record
+from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import parameter_groups
 from osteojax.train.clock import Clock
 from osteojax.train.experiment import check, read_experiment
+from osteojax.train.recalibrate import recalibrated
 from osteojax.train.start import agree_on_start, check_continues, start
 from osteojax.train.step import Recipe, all_finite, compile_step
 
@@ -73,7 +76,10 @@ def train(
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
     by_row = batch_sharding(mesh)
     source = dataset.source("train")
-    plan = plan_for(by_row, len(source), experiment.data.batch_size)
+    order = None
+    if experiment.data.sampling == "balanced":
+        order = Balanced(read_labels(source), experiment.seed)
+    plan = plan_for(by_row, len(order if order is not None else source), experiment.data.batch_size)
     total_steps = math.ceil(experiment.epochs * plan.steps)
     eval_every = experiment.eval.every_steps or plan.steps
     save_every = experiment.checkpoint.every_steps or eval_every
@@ -101,7 +107,12 @@ def train(
 
         recipe, state, step, pending, best = begun.recipe, begun.state, begun.step, begun.pending, begun.best
         iterator = train_iterator(
-            source, plan, seed=experiment.seed, steps=total_steps, threads=experiment.data.threads
+            source,
+            plan,
+            seed=experiment.seed,
+            steps=total_steps,
+            threads=experiment.data.threads,
+            order=order,
         )
         if begun.iterator is not None:
             iterator.set_state(begun.iterator)
@@ -146,6 +157,11 @@ def train(
             )
             return scores.validation_metrics(logits, val_labels)
 
+        def recalibrate(step: int) -> TrainState:
+            count = experiment.optimizer.recalibrate
+            some = train_iterator(source, plan, seed=experiment.seed, steps=count, order=order)
+            return recalibrated(recipe, state, step, (to_devices(batch, by_row) for batch in some), mesh)
+
         boundaries = parameter_groups.phases(recipe.groups)
         train_step: Callable | None = None
         clock = Clock()
@@ -189,6 +205,8 @@ def train(
             result = None
             if evaluating is not None:
                 with clock.paused():
+                    if experiment.optimizer.recalibrate:
+                        state = recalibrate(step)
                     result = validate(evaluating)
                 best.update(step, result)
                 state = recipe.note_validation(state, result, mesh)
