@@ -160,6 +160,12 @@ def ema_decay(decay: float, step: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step)).astype(jnp.float32)
 
 
+def step_keys(seed: int, step: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Keys of the augmentation and of what the network draws, in the update that leads from `step` to `step` + 1."""
+    augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return augment_key, model_key
+
+
 def make_train_step(
     recipe: Recipe, step: int
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]:
@@ -177,8 +183,7 @@ def make_train_step(
     settings = recipe.experiment.optimizer
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(recipe.experiment.seed), state.step)
-        augment_key, model_key = jax.random.split(key)
+        augment_key, model_key = step_keys(recipe.experiment.seed, state.step)
         image = augment.apply(augment_key, batch["image"], recipe.augmentations)
         mask, label = batch["mask"], batch["label"]
         weight = mask * class_weights[label]

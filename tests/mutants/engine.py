@@ -131,8 +131,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "one augmentation key for all steps",
         "osteojax/train/step.py",
-        "jax.random.fold_in(jax.random.key(recipe.experiment.seed), state.step)",
-        "jax.random.key(recipe.experiment.seed)",
+        "jax.random.fold_in(jax.random.key(seed), step)",
+        "jax.random.key(seed)",
         (
             "tests/osteojax/train/test_recorded_values.py::test_augmentation_differs_from_step_to_step_and_from_seed_to_seed",
         ),
@@ -140,7 +140,7 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "one augmentation key for all seeds",
         "osteojax/train/step.py",
-        "jax.random.key(recipe.experiment.seed)",
+        "jax.random.key(seed)",
         "jax.random.key(0)",
         (
             "tests/osteojax/train/test_recorded_values.py::test_augmentation_differs_from_step_to_step_and_from_seed_to_seed",
