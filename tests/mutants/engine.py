@@ -96,8 +96,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "clipping per group",
         "osteojax/train/optimizer.py",
-        "    return optax.chain(clip, optax.partition({group.name: of_group(group) for group in groups}, dict(labels)))",
-        "    parts = {group.name: optax.chain(clip, of_group(group)) for group in groups}\n    return optax.chain(optax.identity(), optax.partition(parts, dict(labels)))",
+        "    by_group = optax.partition({group.name: of_group(group) for group in groups}, dict(labels))",
+        "    by_group = optax.partition({g.name: optax.chain(clip, of_group(g)) for g in groups}, dict(labels))\n    clip = optax.identity()",
         ("tests/osteojax/train/test_recorded_values.py::test_norms_and_rates_are_those_of_their_groups",),
     ),
     Mutant(

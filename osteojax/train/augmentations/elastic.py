@@ -20,7 +20,7 @@ class Elastic:
     elastic: Annotated[float, Bound(low=0, high=0.05)] = 0.0
 
 
-@augmentation("elastic", settings=Elastic, kind="warp", strongest={"elastic": 0.02})
+@augmentation("elastic", settings=Elastic, kind="warp", strongest={"elastic": 0.01})
 def elastic(
     points: Float[Array, "2 height width"], key: Key[Array, ""], settings: Elastic
 ) -> Float[Array, "2 height width"]:
