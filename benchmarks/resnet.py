@@ -17,7 +17,7 @@ def initial(config):
 
     experiment = read_experiment(config)
     network = Network(build(experiment.model, config.model.name, 3, seed=0))
-    recipe = Recipe.of(experiment, network, 1000, (1.0,) * 3)
+    recipe = Recipe.of(experiment, network, 1000, (1,) * 3)
     return recipe, jax.jit(recipe.init_state)(*network.init())
 
 

@@ -131,9 +131,7 @@ def main():
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peer == "torch":
-        torchs(
-            arguments.data, arguments.preset, arguments.batch, arguments.epochs[0], arguments.threads
-        )
+        torchs(arguments.data, arguments.preset, arguments.batch, arguments.epochs[0], arguments.threads)
         return
     if arguments.peer:
         ours(

@@ -24,7 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
             # A file or a name of published weights; empty for the default of the architecture.
             "weights": "",
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
-            # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py.
+            # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py. head:
+            # softmax, or ordinal: coral, corn. dropout before the last layer; stochastic_depth of the deepest block.
             "model": c(
                 {
                     "name": "resnet50",
@@ -32,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
                     "dtype": "float32",
                     "batch_norm": "global",
                     "conv_impl": "auto",
+                    "head": "softmax",
+                    "dropout": 0.0,
+                    "stochastic_depth": 0.0,
                 }
             ),
             # What learns: head, stageK, stageK+ (all later ones too), bn_affine, all. Here: all behind stage 2.
@@ -40,8 +44,8 @@ def get_config() -> ml_collections.ConfigDict:
             # pattern that matches a parameter's path wins.
             "groups": (),
             # hold: where a split is kept once it is decoded: host, device, disk (decoded each time), or auto: host
-            # where a quarter of the free memory takes it.
-            "data": c({"dir": "", "batch_size": 32, "threads": 2, "hold": "auto"}),
+            # where a quarter of the free memory takes it. sampling: all, or balanced (oversampled to equal classes).
+            "data": c({"dir": "", "batch_size": 32, "threads": 2, "hold": "auto", "sampling": "all"}),
             # cache_prefix: compute the activations of the frozen first parts once, and train from them. cache_dtype:
             # as_computed, float32, bfloat16, float16. cache_views: augmented forms of each image, with augmentation.
             # cache_dir: empty for OSTEOJAX_CACHE/prefix. steps_per_call: of the program, where data.hold is "device".
@@ -54,15 +58,38 @@ def get_config() -> ml_collections.ConfigDict:
                     "steps_per_call": 1,
                 }
             ),
-            # The published pipeline names no augmentation. rotate in degrees, shift and gain as fractions.
-            "augment": c({"flip": False, "rotate": 0.0, "shift": 0.0, "gain": 0.0}),
-            # name: of osteojax/train/losses. class_weights: none, or balanced (inverse to the frequency). settings: of
-            # a loss of your own.
+            # The published pipeline names no augmentation; what the numbers mean stands in docs/recipes.md.
+            "augment": c(
+                {
+                    "flip": False,
+                    # Of place: degrees, and fractions.
+                    **{"rotate": 0.0, "shift": 0.0, "scale": 0.0, "shear": 0.0, "elastic": 0.0},
+                    # Of value: fractions, blur in pixels.
+                    **{"gain": 0.0, "brightness": 0.0, "contrast": 0.0, "gamma": 0.0},
+                    **{"clahe": 0.0, "poisson": 0.0, "blur": 0.0},
+                    # Of what is seen: probabilities, collimate a fraction of the side.
+                    **{"collimate": 0.0, "marker": 0.0, "erase": 0.0},
+                    # RandAugment: how many of them an image gets (0: all that are on), and how strong they are.
+                    **{"rand_count": 0, "rand_magnitude": 0.5},
+                }
+            ),
+            # Rows mixed in pairs: alpha of the Beta distribution of the shares; 0 is off.
+            "mix": c({"mixup": 0.0, "cutmix": 0.0}),
+            # name: of osteojax/train/losses. class_weights: none, balanced (inverse to the frequency) or effective (to
+            # the effective number of examples, of that beta). settings: of the loss, such as gamma of focal.
             "loss": c(
-                {"name": "cross_entropy", "label_smoothing": 0.0, "class_weights": "none", "settings": c({})}
+                {
+                    "name": "cross_entropy",
+                    "label_smoothing": 0.0,
+                    "class_weights": "none",
+                    "beta": 0.999,
+                    "settings": c({}),
+                }
             ),
             # name and schedule: of osteojax/train/{optimizers,schedules}; settings and schedule_settings as above.
             # ema_decay: of the moving average that is evaluated, warmed up; 0 keeps none. clip_norm: 0 for none.
+            # accumulate: parts that a batch is taken in. sam_rho: of sharpness-aware minimisation; 0 for none.
+            # recalibrate: training batches that the average takes its statistics from before each validation; 0: none.
             "optimizer": c(
                 {
                     "name": "adamw",
@@ -72,6 +99,9 @@ def get_config() -> ml_collections.ConfigDict:
                     "weight_decay": 1e-4,
                     "clip_norm": 1.0,
                     "ema_decay": 0.0,
+                    "accumulate": 1,
+                    "sam_rho": 0.0,
+                    "recalibrate": 0,
                     "b1": 0.9,
                     "b2": 0.999,
                     "eps": 1e-8,

@@ -20,6 +20,7 @@ from osteojax.cli import (
     predict,
     prep,
     report,
+    show_augment,
     sweep,
     train,
 )
@@ -34,6 +35,7 @@ COMMANDS = (
     prep,
     audit,
     convert,
+    show_augment,
     train,
     evaluate,
     predict,

@@ -31,7 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument("--out", type=Path, help="table of the answers; JSON where the name ends in .json")
     parser.add_argument("--explain", type=Path, help="folder for a picture a file: where the network looked")
-    parser.add_argument("--tta", action="store_true", help="average with the mirror image")
+    parser.add_argument("--tta", action="store_true", help="average with the mirror image: --views=mirror")
+    parser.add_argument(
+        "--views",
+        default="",
+        help="average with views of these kinds: mirror,rotate,scale,shift, or some of them",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -41,6 +46,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.errors import UserError
     from osteojax.export.read import Exported, open_exported
     from osteojax.predict.predict import Predictor, table_rows, write_predictions
+    from osteojax.predict.views import MIRROR
     from osteojax.progress import print_table
     from osteojax.run.open import Run, open_run
 
@@ -51,7 +57,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         models += [open_exported(storage.localise(place)) for place in arguments.model]
         if not models:
             raise UserError("no network is named; give --workdir, or --model for an exported one")
-        predictor = Predictor(models, tta=arguments.tta)
+        names = [name for name in arguments.views.split(",") if name]
+        predictor = Predictor(models, tta=names or ([MIRROR] if arguments.tta else []))
         answers = predictor.predict(arguments.files)
         if arguments.explain is not None:
             predictor.explain(answers, arguments.explain)

@@ -158,7 +158,7 @@ def _arguments(
     model = experiment.model
     network = Network(build_shapes(model, model.name, shapes.classes, devices=devices))
     params, batch_stats = network.init()
-    recipe = Recipe.of(experiment, network, _STEPS, (1.0,) * shapes.classes)
+    recipe = Recipe.of(experiment, network, _STEPS, (1,) * shapes.classes)
     state = jax.eval_shape(recipe.init_state, params, batch_stats)
     batch = {
         "image": jax.ShapeDtypeStruct((rows, shapes.image_size, shapes.image_size, 1), jnp.float32),

@@ -114,10 +114,19 @@ def plan_for(sharding: NamedSharding, examples: int, batch_size: int) -> BatchPl
 
 
 def train_iterator(
-    source: Examples, plan: BatchPlan, *, seed: int, steps: int, threads: int = 2
+    source: Examples,
+    plan: BatchPlan,
+    *,
+    seed: int,
+    steps: int,
+    threads: int = 2,
+    order: grain.MapDataset | None = None,
 ) -> grain.DatasetIterator:
-    """Shuffled batches 0 .. steps - 1; `get_state()`/`set_state()` hold the position and nothing else."""
-    order = grain.MapDataset.range(plan.examples).seed(seed).shuffle()
+    """Batches 0 .. steps - 1; `get_state()`/`set_state()` hold the position and nothing else.
+
+    They are shuffled, or in an `order` of example numbers whose epochs have the length of the plan's.
+    """
+    order = order or grain.MapDataset.range(plan.examples).seed(seed).shuffle()
     return _iterate(HostBatches(order, source, plan, steps), threads)
 
 

@@ -62,7 +62,7 @@ class Backbone(nnx.Module):
         self.arch = arch
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.head = head
+        self.head: Any = head  # its last layer is `fc`
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Logits (B, num_classes) float32 of images x.

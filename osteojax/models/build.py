@@ -1,13 +1,16 @@
 """From a config to a model with random weights, or with shapes in place of weights."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
 from osteojax import models
+from osteojax.config import Fraction
 from osteojax.models.backbone import Backbone
+from osteojax.models.layers.last import Head, last_layer
+from osteojax.models.layers.stochastic_depth import thin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,10 @@ class ModelSection:
         dtype: of the computation; parameters are float32.
         batch_norm: statistics over the global batch, or over the part of each device.
         conv_impl: see `osteojax.models.layers.conv2d`.
+        head: what the last layer is, see `osteojax.models.layers.last`.
+        dropout: share of the features that the last layer does not see in training (Srivastava et al. 2014).
+        stochastic_depth: how often the deepest residual branch is left out in training, see
+            `osteojax.models.layers.stochastic_depth`.
     """
 
     name: str
@@ -27,6 +34,9 @@ class ModelSection:
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_norm: Literal["global", "per_device"] = "global"
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
+    head: Head = "softmax"
+    dropout: Annotated[float, Fraction] = 0.0
+    stochastic_depth: Annotated[float, Fraction] = 0.0
 
 
 def build(section: ModelSection, architecture: str, classes: int, *, seed: int, devices: int = 1) -> Backbone:
@@ -36,17 +46,24 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     of the `devices`. The architecture is the section's `name` or its `fallback`.
 
     Raises:
-        UserError: an unknown architecture.
+        UserError: an unknown architecture, or one without residual branches to leave out.
     """
-    return models.create(
+    rngs = nnx.Rngs(seed)
+    model = models.create(
         architecture,
         num_classes=classes,
         in_channels=1,
         dtype=jnp.dtype(section.dtype),
-        rngs=nnx.Rngs(seed),
+        rngs=rngs,
         bn_parts=devices if section.batch_norm == "per_device" else 1,
         conv_impl=section.conv_impl,
     )
+    model.head.fc = last_layer(section.head, model.head.fc, classes, rngs=rngs)
+    if section.dropout > 0:
+        model.head.fc.dropout = nnx.data(nnx.Dropout(section.dropout, rngs=rngs))
+    if section.stochastic_depth > 0:
+        thin(model, section.stochastic_depth, rngs=rngs)
+    return model
 
 
 def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> Backbone:

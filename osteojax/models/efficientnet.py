@@ -1,8 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; the Lite variant of the TensorFlow TPU repository).
 
 EfficientNet-B0 without squeeze-and-excitation and with ReLU6 for swish. Training regularisers of the original
-(drop connect, dropout) are left out: they hold no weights, and fine-tuning regularises in the training
-engine.
+(drop connect, dropout) are off unless `model.stochastic_depth` and `model.dropout` say otherwise.
 """
 
 import re
@@ -75,12 +74,16 @@ class InvertedResidual(nnx.Module):
         )
         self.project = ConvBN(width, out_features, 1, options=options, rngs=rngs)
         self.residual = stride == 1 and in_features == out_features
+        if self.residual:
+            self.drop: nnx.Dropout | None = None
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, out)."""
         y = x if self.expand is None else relu6(self.expand(x, mask))
         y = self.project(relu6(self.depthwise(y, mask)), mask)
-        return x + y if self.residual else y
+        if not self.residual:
+            return y
+        return x + (y if self.drop is None else self.drop(y))
 
 
 # EfficientNet-Lite0: blocks before each of our stages in the flat numbering, and (group, repeat) in timm's.

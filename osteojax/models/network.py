@@ -31,13 +31,17 @@ def _unflat(template: Any, values: Mapping[str, Any]) -> Any:
 def freeze_batch_norm(model: nnx.Module, trainable: Collection[str]) -> None:
     """Train mode, but inference mode for each batch norm none of whose own parameters learns.
 
-    Such a layer normalises by its running statistics and leaves them alone: frozen means frozen.
+    Such a layer normalises by its running statistics and leaves them alone: frozen means frozen. A dropout is at work
+    where a parameter of the module that holds it learns.
     """
     model.train()
     for path, module in nnx.iter_modules(model):
         if hasattr(module, "use_running_average"):
             own = "".join(f"{part}/" for part in path)
             module.use_running_average = not any(name.startswith(own) for name in trainable)
+        if isinstance(module, nnx.Dropout):
+            holder = "".join(f"{part}/" for part in path[:-1])
+            module.deterministic = not any(name.startswith(holder) for name in trainable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +105,17 @@ class Network:
 
         return apply
 
+    def statistics_function(self, trainable: Collection[str]) -> Any:
+        """As `train_function`, but gives the statistics alone, those of this batch without the running ones."""
+        norms: list[Any] = [m for _, m in nnx.iter_modules(self._model) if hasattr(m, "use_running_average")]
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        apply = self.train_function(trainable)
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
+        return lambda params, stats, image, mask, key: apply(params, stats, image, mask, key)[1]
+
     def eval_function(self, start: str = FIRST) -> Any:
         """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout.
 
@@ -145,4 +160,6 @@ class Network:
         )
 
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:
-        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), self._rest)
+        # A copy: reseeding must not reach the streams of the model itself.
+        rest = jax.tree.map(lambda x: x, self._rest)
+        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), rest)

@@ -30,10 +30,12 @@ class BasicBlock(nnx.Module):
         self.conv1 = ConvBN(in_features, width, 3, stride=stride, options=options, rngs=rngs)
         self.conv2 = ConvBN(width, width, 3, options=options, rngs=rngs)
         self.shortcut = _shortcut(in_features, width, stride, options, rngs)
+        self.drop: nnx.Dropout | None = None
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, width)."""
         y = self.conv2(jax.nn.relu(self.conv1(x, mask)), mask)
+        y = y if self.drop is None else self.drop(y)
         return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 
@@ -50,12 +52,14 @@ class Bottleneck(nnx.Module):
         self.conv2 = ConvBN(width, width, 3, stride=strides[1], options=options, rngs=rngs)
         self.conv3 = ConvBN(width, 4 * width, 1, options=options, rngs=rngs)
         self.shortcut = _shortcut(in_features, 4 * width, stride, options, rngs)
+        self.drop: nnx.Dropout | None = None
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, in) -> (B, H / stride, W / stride, 4 width)."""
         y = jax.nn.relu(self.conv1(x, mask))
         y = jax.nn.relu(self.conv2(y, mask))
         y = self.conv3(y, mask)
+        y = y if self.drop is None else self.drop(y)
         return relu_of_sum(y + (x if self.shortcut is None else self.shortcut(x, mask)))
 
 

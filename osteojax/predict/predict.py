@@ -18,6 +18,7 @@ from osteojax.export.read import Exported
 from osteojax.files import csv_cell, write_atomically, write_csv
 from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
+from osteojax.predict.views import check_views, views
 from osteojax.run.fitted import Fitted, fitted
 from osteojax.run.open import Run
 
@@ -109,13 +110,14 @@ class Predictor:
 
     Args:
         models: opened checkpoints, or exported networks.
-        tta: average each image's probabilities with those of its mirror image.
+        tta: names of views (`osteojax.predict.views`) whose probabilities are averaged with the image's own.
 
     Raises:
         UserError: they do not have the same classes and preprocessing.
     """
 
-    def __init__(self, models: Sequence[Run | Exported], *, tta: bool = False) -> None:
+    def __init__(self, models: Sequence[Run | Exported], *, tta: Sequence[str] = ()) -> None:
+        check_views(tta)
         self._members = [_Member.of(model) for model in models]
         first = self._members[0]
         for member in self._members[1:]:
@@ -124,7 +126,7 @@ class Predictor:
                     f"{member.name} and {first.name} have other classes or another preprocessing; an ensemble is of "
                     "runs on one kind of image"
                 )
-        self._tta = tta
+        self._tta = tuple(tta)
         self.class_names = list(first.record["class_names"])
         self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
 
@@ -199,8 +201,8 @@ class Predictor:
         return answers
 
     def _probabilities(self, member: _Member, logits: np.ndarray, images: np.ndarray) -> np.ndarray:
-        views = [logits, member.logits(images[:, :, ::-1])] if self._tta else [logits]
-        return np.mean([member.probabilities(view, calibrated=self.calibrated) for view in views], axis=0)
+        said = [logits, *(member.logits(view) for view in views(images, self._tta)[1:])]
+        return np.mean([member.probabilities(one, calibrated=self.calibrated) for one in said], axis=0)
 
     def _sets(self, probabilities: np.ndarray) -> np.ndarray | None:
         """Their coverage was calibrated for one run and one view; of averages nothing is known."""

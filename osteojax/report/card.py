@@ -6,6 +6,7 @@ from pathlib import Path
 from osteojax.files import write_atomically
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
 from osteojax.report.report import Material, percent
+from osteojax.train.augment import switched_on
 
 
 def write_card(given: Material, path: Path) -> None:
@@ -72,7 +73,8 @@ def facts(given: Material) -> dict[str, str]:
         "training": (
             f"preset {config.preset}, {config.epochs:g} epochs, batch {config.data.batch_size}, "
             f"{config.optimizer.name} at {config.optimizer.learning_rate:g}, augmentation "
-            f"{json.dumps(config.augment.to_dict())}, class weights {config.loss.class_weights}, seed {config.seed}"
+            f"{json.dumps(switched_on(config.augment.to_dict()))}, class weights {config.loss.class_weights}, "
+            f"seed {config.seed}"
         ),
         "selection": f"best checkpoint by validation {config.best.metric}: step {run.best_step}",
         "ensemble": "none: one checkpoint",

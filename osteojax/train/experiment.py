@@ -15,6 +15,7 @@ from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
+from osteojax.train.mix import MixSection
 from osteojax.train.parameter_groups import ParameterGroup
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class DataSection:
     batch_size: Annotated[int, AtLeastOne] = 32
     threads: Annotated[int, NotNegative] = 2
     hold: Literal["auto", "disk", "host", "device"] = "auto"
+    sampling: Literal["all", "balanced"] = "all"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,8 @@ class LossSection:
 
     name: str = "cross_entropy"
     label_smoothing: Annotated[float, Fraction] = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced", "effective"] = "none"
+    beta: Annotated[float, Fraction] = 0.999
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -69,6 +72,9 @@ class OptimizerSection:
     weight_decay: Annotated[float, NotNegative] = 1e-4
     clip_norm: Annotated[float, NotNegative] = 1.0
     ema_decay: Annotated[float, Share] = 0.0
+    accumulate: Annotated[int, AtLeastOne] = 1
+    sam_rho: Annotated[float, NotNegative] = 0.0
+    recalibrate: Annotated[int, NotNegative] = 0
     b1: Annotated[float, Fraction] = 0.9
     b2: Annotated[float, Fraction] = 0.999
     eps: Annotated[float, Positive] = 1e-8
@@ -129,6 +135,7 @@ class Experiment:
     groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)
     augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mix: MixSection = dataclasses.field(default_factory=MixSection)
     loss: LossSection = dataclasses.field(default_factory=LossSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE
@@ -173,6 +180,28 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             "best.mode=%s, but %s is better when it is %s; leave best.mode at 'auto' unless you mean it",
             best.mode, best.metric, "larger" if natural == "max" else "smaller",
         )  # fmt: skip
+    if experiment.loss.name == "coral" and experiment.model.head != "coral":
+        raise UserError(
+            f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "
+            "model.head='coral' too, or choose another loss"
+        )
+    if experiment.optimizer.recalibrate and not experiment.optimizer.ema_decay:
+        raise UserError(
+            "optimizer.recalibrate takes the statistics of averaged parameters, and optimizer.ema_decay=0 keeps none; "
+            "set both, or neither"
+        )
+    if experiment.data.sampling == "balanced" and (
+        experiment.loss.class_weights != "none" or experiment.loss.name == "logit_adjustment"
+    ):
+        raise UserError(
+            "data.sampling='balanced' makes all classes equally frequent, and loss.class_weights or "
+            "loss.name='logit_adjustment' would count that twice; choose one of them"
+        )
+    if experiment.optimizer.schedule == "plateau" and split == NO_SPLIT:
+        raise UserError(
+            f"optimizer.schedule='plateau' with eval.split={NO_SPLIT!r}: nothing is validated, so no plateau can be "
+            "seen; name a split, or choose another schedule"
+        )
     if split != NO_SPLIT and not dataset.splits.get(split):
         present = ", ".join(f"{name} ({n})" for name, n in dataset.splits.items() if n)
         raise UserError(
@@ -183,5 +212,10 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         raise UserError(
             f"train.steps_per_call={experiment.train.steps_per_call} needs the data on the device; set "
             "--config.data.hold=device, or leave it at 1"
+        )
+    if experiment.train.cache_prefix and experiment.mix.is_on:
+        raise UserError(
+            "mix.* mixes images, and train.cache_prefix has none: activations of mixed images are no mixed activations; "
+            "set --config.train.cache_prefix=False, or mix.mixup and mix.cutmix to 0"
         )
     dataset.source("train")

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from osteojax import config as configs
+from osteojax.data.balanced import Balanced
 from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
 from osteojax.data.dataset import NO_SPLIT, Examples, PreparedDataset
 from osteojax.data.pixels import unpack
@@ -25,12 +26,14 @@ from osteojax.progress import TrainingProgress, print_table
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.run.inference import split_logits
 from osteojax.run.record import MetricsWriter, append_run, run_record
+from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import feed as feeds
 from osteojax.train import parameter_groups
 from osteojax.train.clock import Clock
 from osteojax.train.experiment import Experiment, check, read_experiment
 from osteojax.train.feed import Feed
+from osteojax.train.recalibrate import recalibrated
 from osteojax.train.start import agree_on_start, check_continues, start
 from osteojax.train.step import Recipe, all_finite, compile_step
 from osteojax.train.window import Diverged, Window
@@ -73,7 +76,10 @@ def train(
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
     by_row = batch_sharding(mesh)
     source = dataset.source("train")
-    plan = plan_for(by_row, len(source), experiment.data.batch_size)
+    order = None
+    if experiment.data.sampling == "balanced":
+        order = Balanced(source.labels(), experiment.seed)
+    plan = plan_for(by_row, len(order if order is not None else source), experiment.data.batch_size)
     total_steps = math.ceil(experiment.epochs * plan.steps)
     eval_every = experiment.eval.every_steps or plan.steps
     save_every = experiment.checkpoint.every_steps or eval_every
@@ -110,7 +116,7 @@ def train(
 
         architecture = begun.origin["architecture"]
         feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
-        iterator = batches_of(feed, plan, experiment, total_steps, begun.iterator)
+        iterator = batches_of(feed, plan, experiment, total_steps, order, begun.iterator)
         writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step)))
         progress = stack.enter_context(
             TrainingProgress("training", total_steps, step, active=jax.process_index() == 0)
@@ -145,6 +151,11 @@ def train(
             )
             return scores.validation_metrics(logits, val_labels)
 
+        def recalibrate(step: int) -> TrainState:
+            count = experiment.optimizer.recalibrate
+            some = batches_of(Feed(source, None), plan, experiment, count, order)
+            return recalibrated(recipe, state, step, (to_devices(batch, by_row) for batch in some), mesh)
+
         boundaries = parameter_groups.phases(recipe.groups)
         compiled: dict[int, Callable] = {}
         window = Window(begun.pending)
@@ -164,7 +175,7 @@ def train(
                     step,
                 )
                 feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
-                iterator = batches_of(feed, plan, experiment, total_steps, iterator.get_state())
+                iterator = batches_of(feed, plan, experiment, total_steps, order, iterator.get_state())
                 forward = forward_of(recipe, feed, mesh)
             ahead = [eval_every - step % eval_every, save_every - step % save_every, total_steps - step]
             ahead += [experiment.log_every - len(window), *(b - step for b in boundaries if b > step)]
@@ -206,8 +217,11 @@ def train(
             result = None
             if evaluating is not None:
                 with clock.paused():
+                    if experiment.optimizer.recalibrate:
+                        state = recalibrate(step)
                     result = validate(evaluating)
                 best.update(step, result)
+                state = recipe.note_validation(state, result, mesh)
                 progress.note(step, result)
             ending = step == total_steps or best.exhausted
             if len(window) >= experiment.log_every or ending:
@@ -258,11 +272,16 @@ def print_groups(recipe: Recipe, params: dict[str, Any]) -> None:
 
 
 def batches_of(
-    feed: Feed, plan: BatchPlan, experiment: Experiment, total_steps: int, position: Any
+    feed: Feed,
+    plan: BatchPlan,
+    experiment: Experiment,
+    steps: int,
+    order: Balanced | None,
+    position: Any = None,
 ) -> grain.DatasetIterator:
-    """The shuffled batches of a feed, from a position on; None for the beginning."""
+    """The batches of a feed, shuffled or in another order, from a position on; None for the beginning."""
     iterator = train_iterator(
-        feed.train, plan, seed=experiment.seed, steps=total_steps, threads=experiment.data.threads
+        feed.train, plan, seed=experiment.seed, steps=steps, threads=experiment.data.threads, order=order
     )
     if position is not None:
         iterator.set_state(position)

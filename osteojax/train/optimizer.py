@@ -10,16 +10,19 @@ import optax
 
 import osteojax.train.optimizers
 import osteojax.train.schedules  # noqa: F401
+from osteojax.config import read
 from osteojax.errors import UserError
 from osteojax.models.network import Flat
 from osteojax.train.experiment import OptimizerSection
 from osteojax.train.optimizers.registry import OPTIMIZERS
 from osteojax.train.parameter_groups import ParameterGroup
+from osteojax.train.schedules import plateau
+from osteojax.train.schedules.plateau import Plateau
 from osteojax.train.schedules.registry import SCHEDULES
 
 
 def make_schedule(section: OptimizerSection, total_steps: int) -> optax.Schedule:
-    """Learning rate by global step: linear warm-up over `warmup_steps`, then the named schedule over the rest.
+    """Learning rate by global step: a line over `warmup_steps` to where the named schedule begins, then that one.
 
     Raises:
         UserError: an unknown schedule, or a warm-up that leaves no step to train.
@@ -29,18 +32,9 @@ def make_schedule(section: OptimizerSection, total_steps: int) -> optax.Schedule
             f"optimizer.warmup_steps={section.warmup_steps} leaves nothing of the {total_steps} steps of this run"
         )
     make = SCHEDULES.bind(section.schedule, {}, section.schedule_settings, "optimizer.schedule_settings")
-    warmup = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
     after = make(section.learning_rate, total_steps - section.warmup_steps)
+    warmup = optax.linear_schedule(0.0, float(after(0)), section.warmup_steps)
     return optax.join_schedules([warmup, after], [section.warmup_steps])
-
-
-def make_direction(section: OptimizerSection) -> optax.GradientTransformation:
-    """The named optimizer, without learning rate and weight decay.
-
-    Raises:
-        UserError: an unknown optimizer, or a setting that it does not have.
-    """
-    return OPTIMIZERS.bind(section.name, vars(section), section.settings, "optimizer.settings")()
 
 
 def _scale_by_global_schedule(
@@ -63,23 +57,50 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation in force at `step`, over flat trees; its `update` takes the extra argument `step`.
 
-    Frozen groups pass through `optax.set_to_zero`, which holds no state. Weight decay is decoupled (Loshchilov and
-    Hutter 2019) and spares vectors (biases and batch norm), as usual. The clip is by the norm over all groups that
+    Frozen groups pass through `optax.set_to_zero`, which holds no state. Weight decay spares vectors (biases
+    and batch norm), as usual; where it stands is the optimizer's affair. The clip is by the norm over all groups that
     learn.
+
+    Raises:
+        UserError: an unknown optimizer, or a setting that it does not have.
     """
+    parts = OPTIMIZERS.bind(section.name, vars(section), section.settings, "optimizer.settings")
 
     def of_group(group: ParameterGroup) -> optax.GradientTransformation:
         if group.frozen_at(step):
             return optax.set_to_zero()
         decay = section.weight_decay if group.weight_decay is None else group.weight_decay
-        return optax.chain(
-            make_direction(section),
-            optax.add_decayed_weights(decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-            _scale_by_global_schedule(schedule, group.lr_factor),
+        decayed = optax.add_decayed_weights(
+            decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         )
+        return optax.chain(*parts(decayed, _scale_by_global_schedule(schedule, group.lr_factor)))
 
     clip = optax.clip_by_global_norm(section.clip_norm if section.clip_norm > 0 else math.inf)
-    return optax.chain(clip, optax.partition({group.name: of_group(group) for group in groups}, dict(labels)))
+    by_group = optax.partition({group.name: of_group(group) for group in groups}, dict(labels))
+    settings = plateau_settings(section)
+    return optax.chain(clip, by_group, *([plateau.falls(settings)] if settings else []))
+
+
+def plateau_settings(section: OptimizerSection) -> Plateau | None:
+    """Of the schedule "plateau"; None with another one.
+
+    Raises:
+        UserError: a setting that it does not have.
+    """
+    if section.schedule != "plateau":
+        return None
+    return read(Plateau, section.schedule_settings, "optimizer.schedule_settings")
+
+
+def scale_of(opt_state: Any) -> Any:
+    """What the schedule is multiplied by: below 1 after falls of the schedule "plateau"."""
+    return opt_state[2].scale if len(opt_state) > 2 else 1.0
+
+
+def note_validation(settings: Plateau, opt_state: Any, value: jax.Array) -> Any:
+    """The optimizer's state behind a validation whose metric, smaller is better, is `value`. Run it under `jax.jit`."""
+    clip, by_group, noted = opt_state
+    return clip, by_group, plateau.note(settings, noted, value)
 
 
 def carry_over(old: Any, new: Any) -> tuple[Any, frozenset[str]]:
@@ -92,12 +113,13 @@ def carry_over(old: Any, new: Any) -> tuple[Any, frozenset[str]]:
         old: state of a transformation of `make_optimizer`.
         new: fresh state of another.
     """
-    clip, partition = new
+    clip, partition, *falls = new
     before = old[1].inner_states
     kept = {name for name, state in partition.inner_states.items() if _fits(before.get(name), state)}
     inner = {name: before[name] if name in kept else state for name, state in partition.inner_states.items()}
     fresh = frozenset(name for name in inner if name not in kept and jax.tree.leaves(inner[name]))
-    return (clip, partition._replace(inner_states=inner)), fresh
+    kept_falls = old[2:] if same_structure(old[2:], tuple(falls)) else falls
+    return (clip, partition._replace(inner_states=inner), *kept_falls), fresh
 
 
 def _fits(old: Any, new: Any) -> bool:

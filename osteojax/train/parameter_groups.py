@@ -6,6 +6,7 @@ claimed, and every group must claim something: a typo in a pattern must not sile
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
@@ -49,12 +50,22 @@ def preset(name: str, stages: Sequence[str]) -> tuple[ParameterGroup, ...]:
 
     Args:
         name: `head`; `stageK` (that stage and the head); `stageK+` (that stage and all later ones, and the head);
-            `bn_affine` (scale and bias of every batch norm, and the head); `all`.
+            `bn_affine` (scale and bias of every batch norm, and the head); `all`. With `@d` behind it, as in
+            `all@0.7`, each part learns d times as fast as the one behind it, and the head at the full rate (layer-wise
+            learning-rate decay, Howard and Ruder 2018 and Bao et al. 2022, by parts).
         stages: the model's stages in order, `stem` first, `head` last.
 
     Raises:
         UserError: no such preset, or the model has no such stage.
     """
+    name, at, text = name.partition("@")
+    if at:
+        decay = _layer_decay(name, text)
+        depth = {stage: len(stages) - 1 - place for place, stage in enumerate(stages)}
+        return tuple(
+            group if group.frozen else dataclasses.replace(group, lr_factor=decay ** depth[group.name])
+            for group in preset(name, stages)
+        )
     body = list(stages[:-1])
     rest = ParameterGroup("frozen", ".*", frozen=True)
     head = ParameterGroup("head", "head/.*")
@@ -70,6 +81,19 @@ def preset(name: str, stages: Sequence[str]) -> tuple[ParameterGroup, ...]:
         raise UserError(f"no preset {name!r}; for this model use one of {', '.join(presets)}")
     learning = body[body.index(first) :] if name.endswith("+") else [first]
     return (head, *(ParameterGroup(stage, f"{stage}/.*") for stage in reversed(learning)), rest)
+
+
+def _layer_decay(name: str, text: str) -> float:
+    try:
+        decay = float(text)
+    except ValueError:
+        decay = math.nan
+    if not 0 < decay <= 1 or name == "bn_affine":
+        raise UserError(
+            f"no preset '{name}@{text}'; behind the @ stands a number above 0 and at most 1, as in stage3+@0.7, and "
+            "before it one of head, stageK, stageK+, all"
+        )
+    return decay
 
 
 def choose(

@@ -114,7 +114,7 @@ class PrefixCache:
         parts: dict[str, list[_Part]] = {}
         with shared_errors():
             for split in splits:
-                chain = self._recipe.augmentations if split == augmented else ()
+                chain = self._recipe.augmentations if split == augmented else augment.Chain(())
                 compute = self._computation(chain)
                 parts[split] = [
                     _Part(
@@ -164,7 +164,7 @@ class PrefixCache:
         experiment = self._recipe.experiment
         model = experiment.model
         result = jax.eval_shape(compute, *self._arrays, *self._inputs(source, range(1), 0))
-        augmentation = [str(settings) for _, settings in chain]
+        members = "; ".join(str(settings) for _, settings in chain.members)
         return Spec(
             weights=self._weights,
             network=f"{self._architecture}, {model.dtype}, convolutions {model.conv_impl}",
@@ -175,8 +175,8 @@ class PrefixCache:
             ).hexdigest(),
             part=part,
             examples=len(source),
-            views=experiment.train.cache_views if chain else 1,
-            augmentation=f"seed {experiment.seed}, {'; '.join(augmentation)}" if chain else None,
+            views=experiment.train.cache_views if chain.members else 1,
+            augmentation=f"seed {experiment.seed}, {chain.choose} of {members}" if members else None,
             shape=tuple(result.shape[1:]),
             dtype=str(result.dtype),
             computed_by=f"{jax.default_backend()}, jax {jax.__version__}",

@@ -23,7 +23,8 @@ from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import CONFIG, stored_config
-from osteojax.train import parameter_groups
+from osteojax.train import augment, parameter_groups
+from osteojax.train.class_weights import class_counts
 from osteojax.train.experiment import Experiment, read_experiment
 from osteojax.train.initialise import initialise
 from osteojax.train.optimizer import carry_over, make_optimizer, same_structure
@@ -146,23 +147,8 @@ def _read_stored(config: ml_collections.ConfigDict, where: str) -> Experiment:
 def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict:
     values = dataclasses.asdict(experiment) | {"dataset_fingerprint": fingerprint}
     values["best"]["mode"] = experiment.best.direction
+    values["augment"] = augment.switched_on(experiment.augment)  # a key that came later is no change
     return ml_collections.ConfigDict(values)
-
-
-def class_weights(choice: str, class_names: Sequence[str], source: Split) -> tuple[float, ...]:
-    """Weight of each class in the loss: 1, or inversely to its frequency where `choice` is "balanced".
-
-    Raises:
-        UserError: a class without training examples to weigh.
-    """
-    if choice == "none":
-        return (1.0,) * len(class_names)
-    counts = np.bincount(source.labels(), minlength=len(class_names))
-    if not counts.all():
-        raise UserError(
-            f"loss.class_weights='balanced' needs training examples of every class; counts are {counts.tolist()}"
-        )
-    return tuple((counts.sum() / (len(class_names) * counts)).tolist())
 
 
 def start(
@@ -183,10 +169,10 @@ def start(
         UserError: names, groups or weights that do not fit, or a checkpoint that cannot be read just now.
     """
     classes = len(class_names)
-    weights = class_weights(experiment.loss.class_weights, class_names, source)
+    counts = class_counts(experiment.loss, class_names, source)
 
     def recipe_for(network: Network) -> Recipe:
-        return Recipe.of(experiment, network, total_steps, weights)
+        return Recipe.of(experiment, network, total_steps, counts)
 
     for step in reversed(checkpoints.steps()):
         damage = None

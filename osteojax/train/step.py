@@ -8,18 +8,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import osteojax.train.losses  # noqa: F401  fills the registry
 from osteojax.data.pixels import unpack
 from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
+from osteojax.errors import UserError
 from osteojax.models.network import FIRST, Flat, Network
 from osteojax.run.state import TrainState
 from osteojax.train import augment, parameter_groups
+from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment
 from osteojax.train.losses.registry import LOSSES
-from osteojax.train.optimizer import carry_over, make_optimizer, make_schedule, norms_by_group
+from osteojax.train.mix import mix
+from osteojax.train.optimizer import (
+    carry_over,
+    make_optimizer,
+    make_schedule,
+    norms_by_group,
+    note_validation,
+    plateau_settings,
+    scale_of,
+)
 from osteojax.train.parameter_groups import ParameterGroup, trainable_at
+
+# Images, mask and, as often as there are, labels with their weights: (B, ...) each.
+Rows = tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Recipe:
 
     @classmethod
     def of(
-        cls, experiment: Experiment, network: Network, total_steps: int, class_weights: Sequence[float]
+        cls, experiment: Experiment, network: Network, total_steps: int, class_counts: Sequence[int]
     ) -> "Recipe":
         """The recipe of an experiment.
 
@@ -56,7 +72,7 @@ class Recipe:
             experiment: as read and checked.
             network: of `experiment.model`, or of its fallback.
             total_steps: of the whole run, for the schedule.
-            class_weights: weight of each class in the loss.
+            class_counts: training examples of each class, for what the loss makes of them.
 
         Raises:
             UserError: a name or setting that there is not, groups that do not fit the network, or a schedule that does
@@ -70,18 +86,34 @@ class Recipe:
             labels=parameter_groups.assign(groups, network.init()[0]),
             schedule=make_schedule(experiment.optimizer, total_steps),
             loss=LOSSES.bind(
-                experiment.loss.name, vars(experiment.loss), experiment.loss.settings, "loss.settings"
+                experiment.loss.name,
+                vars(experiment.loss) | {"class_counts": tuple(class_counts)},
+                experiment.loss.settings,
+                "loss.settings",
             ),
             augmentations=augment.chain(experiment.augment),
             experiment=experiment,
-            class_weights=tuple(class_weights),
+            class_weights=class_weights(experiment.loss, class_counts),
         )
         recipe.optimizer(0)  # an unknown one is told here
+        if experiment.optimizer.accumulate > 1:
+            recipe._check_accumulation()
         return recipe
 
     def optimizer(self, step: int) -> optax.GradientTransformationExtraArgs:
         """The transformation in force at `step`."""
         return make_optimizer(self.experiment.optimizer, self.groups, self.labels, self.schedule, step)
+
+    def _check_accumulation(self) -> None:
+        for step in parameter_groups.phases(self.groups):
+            moving = self.network.moving_statistics(trainable_at(self.groups, self.labels, step))
+            if moving:
+                raise UserError(
+                    f"optimizer.accumulate={self.experiment.optimizer.accumulate}: batch norm learns from step {step} "
+                    f"on ({min(moving).rpartition('/')[0]}), and its statistics over a part of a batch are not "
+                    "those of the batch; freeze all batch norms by groups (pattern '.*norm/.*') or preset=head, or "
+                    "leave it at 1"
+                )
 
     @property
     def averages(self) -> bool:
@@ -101,6 +133,19 @@ class Recipe:
             ema_batch_stats=copy(batch_stats),
         )
 
+    def note_validation(self, state: TrainState, metrics: Mapping[str, float], mesh: Mesh) -> TrainState:
+        """The state behind a validation: the schedule "plateau" listens, and nothing else."""
+        settings = plateau_settings(self.experiment.optimizer)
+        if settings is None:
+            return state
+        best = self.experiment.best
+        value = np.float32(metrics[best.metric] if best.direction == "min" else -metrics[best.metric])
+        noted = jax.jit(
+            lambda opt_state, value: note_validation(settings, opt_state, value),
+            out_shardings=state_sharding(mesh, state.opt_state),
+        )
+        return dataclasses.replace(state, opt_state=noted(state.opt_state, value))
+
     def enter_phase(self, state: TrainState, now: int) -> TrainState:
         """The state with optimizer state for the groups that learn from step `now` on."""
         fresh = self.optimizer(now).init(state.params)
@@ -114,6 +159,12 @@ def ema_decay(decay: float, step: jax.Array) -> jax.Array:
     (`tf.train.ExponentialMovingAverage`).
     """
     return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step)).astype(jnp.float32)
+
+
+def step_keys(seed: int, step: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    """Keys of the augmentation and of what the network draws, in the update that leads from `step` to `step` + 1."""
+    augment_key, model_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return augment_key, model_key
 
 
 def make_train_step(
@@ -135,21 +186,35 @@ def make_train_step(
     settings = recipe.experiment.optimizer
 
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(recipe.experiment.seed), state.step)
-        augment_key, model_key = jax.random.split(key)
+        augment_key, model_key = step_keys(recipe.experiment.seed, state.step)
         image = unpack(batch["image"])
         if start == FIRST:
             image = augment.apply(augment_key, image, recipe.augmentations)
         mask, label = batch["mask"], batch["label"]
         weight = mask * class_weights[label]
+        targets = [(label, weight)]
+        if recipe.experiment.mix.is_on:
+            image, partner, share = mix(augment_key, image, mask, recipe.experiment.mix)
+            targets = [(label, share * weight), (label[partner], (1 - share) * weight[partner])]
+        total = sum(jnp.sum(weight) for _, weight in targets)
         frozen = {path: p for path, p in state.params.items() if path not in trainable}
 
-        def loss_of(learned: Flat) -> tuple[jax.Array, tuple[jax.Array, Flat]]:
-            logits, stats = apply(frozen | learned, state.batch_stats, image, mask, model_key)
-            return jnp.sum(recipe.loss(logits, label) * weight) / jnp.sum(weight), (logits, stats)
+        def loss_of(learned: Flat, rows: Rows, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Flat]]:
+            image, mask, targets = rows
+            logits, stats = apply(frozen | learned, state.batch_stats, image, mask, key)
+            losses = [jnp.sum(recipe.loss(logits, label) * weight) for label, weight in targets]
+            return jnp.asarray(sum(losses) / total), (logits, stats)
+
+        def gradient_at(learned: Flat) -> tuple[jax.Array, jax.Array, Flat, Flat]:
+            return accumulated(
+                jax.value_and_grad(loss_of, has_aux=True), learned, (image, mask, targets), model_key,
+                settings.accumulate,
+            )  # fmt: skip
 
         learned = {path: p for path, p in state.params.items() if path in trainable}
-        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(learned)
+        loss, logits, batch_stats, gradient = gradient_at(learned)
+        if settings.sam_rho > 0:
+            *_, gradient = gradient_at(climbed(learned, gradient, settings.sam_rho))
 
         # optax sees the whole tree, so that its masks and labels are the ones of the tables; the zeros cost nothing.
         whole = {
@@ -170,7 +235,7 @@ def make_train_step(
 
         correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
         metrics = {"loss": loss, "accuracy": correct / jnp.sum(mask)}
-        rate = recipe.schedule(state.step)
+        rate = recipe.schedule(state.step) * scale_of(state.opt_state)
         factors = {group.name: group.lr_factor for group in recipe.groups}
         metrics |= {
             f"learning_rate/{name}": jnp.asarray(rate * factors[name], jnp.float32) for name in learning
@@ -184,6 +249,46 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def accumulated(
+    gradient_of: Callable[..., Any], learned: Flat, rows: Rows, key: jax.Array, parts: int
+) -> tuple[jax.Array, jax.Array, Flat, Flat]:
+    """Loss, logits (B, classes), running statistics and gradient of a batch, in so many parts one after the other.
+
+    Each part's loss is over the weight of the whole batch, so that the sum is the loss of the whole.
+
+    Raises:
+        UserError: the rows do not divide into the parts.
+    """
+    if parts == 1:
+        (loss, (logits, stats)), gradient = gradient_of(learned, rows, key)
+        return loss, logits, stats, gradient
+    count = len(rows[1])
+    if count % parts:
+        raise UserError(f"optimizer.accumulate={parts} does not divide the {count} rows of a batch")
+    # Every parts-th row: of rows that lie on several devices each part then has some of every device.
+    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(count // parts, parts, *x.shape[1:]), 1, 0), rows)
+
+    def add(sums: tuple[jax.Array, Flat], part: tuple[Rows, jax.Array]) -> tuple[Any, Any]:
+        (loss, aux), gradient = gradient_of(learned, *part)
+        return jax.tree.map(jnp.add, sums, (loss, gradient)), aux
+
+    nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, learned))
+    (loss, gradient), (logits, stats) = jax.lax.scan(add, nothing, (split, jax.random.split(key, parts)))
+    # No statistics move (`Recipe.of`): those of every part are the same.
+    stats = jax.tree.map(lambda x: x[0], stats)
+    return loss, jnp.moveaxis(logits, 0, 1).reshape(count, -1), stats, gradient
+
+
+def climbed(learned: Flat, gradient: Flat, rho: float) -> Flat:
+    """The parameters moved by `rho` up the gradient (Foret et al. 2021, eq. 2).
+
+    Sharpness-aware minimisation descends by the gradient of there. Loss, logits and statistics stay those of the
+    parameters themselves.
+    """
+    factor = rho / jnp.maximum(optax.tree.norm(gradient), 1e-12)
+    return jax.tree.map(lambda p, g: p + factor * g, learned, gradient)
 
 
 def all_finite(state: TrainState) -> jax.Array:

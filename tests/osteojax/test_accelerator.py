@@ -34,7 +34,7 @@ def trained(device, config, steps=3):
     with jax.default_device(device):
         network = Network(build(experiment.model, config.model.name, 3, seed=0))
         params, stats = network.init()
-        recipe = Recipe.of(experiment, network, 10, (1.0,) * 3)
+        recipe = Recipe.of(experiment, network, 10, (1,) * 3)
         state = jax.jit(recipe.init_state)(params, stats)
         before = jax.device_get(state)
         step, _ = compile_step(recipe, 0, state, batch, make_mesh(1, 1, [device]))

@@ -250,7 +250,9 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
         self.bias = nnx.Param(jax.random.uniform(rngs.params(), (out_features,), jnp.float32, -bound, bound))
         self.dtype = dtype
+        self.dropout: nnx.Dropout | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, in) -> (B, out) in the layer's dtype."""
+        """(B, in) -> (B, out) in the layer's dtype; in training after its dropout, where it has one."""
+        x = x if self.dropout is None else self.dropout(x)
         return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)

@@ -16,7 +16,7 @@ class Flip:
     flip: bool = False
 
 
-@augmentation("flip", settings=Flip, kind="geometry", draws=(0,))
+@augmentation("flip", settings=Flip, kind="geometry", draws=(0,), strongest={"flip": True})
 def flip(
     image: Float[Array, "height width channels"], key: Key[Array, ""], settings: Flip
 ) -> Float[Array, "height width channels"]:

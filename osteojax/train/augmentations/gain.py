@@ -18,7 +18,7 @@ class Gain:
     gain: Annotated[float, Share] = 0.0
 
 
-@augmentation("gain", settings=Gain, kind="intensity", draws=(3,))
+@augmentation("gain", settings=Gain, kind="intensity", draws=(3,), strongest={"gain": 0.3})
 def gain(
     image: Float[Array, "height width channels"], key: Key[Array, ""], settings: Gain
 ) -> Float[Array, "height width channels"]:

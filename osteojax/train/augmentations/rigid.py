@@ -1,4 +1,4 @@
-"""Rotation and shift, as the patient was positioned otherwise; one interpolation for both."""
+"""Rotation and shift, as the patient was positioned otherwise."""
 
 import dataclasses
 from typing import Annotated
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from osteojax.config import Bound, Share
 from osteojax.train.augmentations.registry import augmentation
+from osteojax.train.warp import linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,30 +20,16 @@ class Rigid:
     shift: Annotated[float, Share] = 0.0
 
 
-@augmentation("rigid", settings=Rigid, kind="geometry", draws=(1, 2))
+@augmentation("rigid", settings=Rigid, kind="warp", draws=(1, 2), strongest={"rotate": 30.0, "shift": 0.1})
 def rigid(
-    image: Float[Array, "height width channels"],
+    points: Float[Array, "2 height width"],
     rotate_key: Key[Array, ""],
     shift_key: Key[Array, ""],
     settings: Rigid,
-) -> Float[Array, "height width channels"]:
+) -> Float[Array, "2 height width"]:
     """Rotated about the centre and shifted."""
     angle = jnp.deg2rad(settings.rotate) * jax.random.uniform(rotate_key, minval=-1.0)
     offset = settings.shift * jax.random.uniform(shift_key, (2,), minval=-1.0)
-    return move(image, angle, offset)
-
-
-def move(
-    image: Float[Array, "height width channels"], angle: Float[Array, ""], offset: Float[Array, "2"]
-) -> Float[Array, "height width channels"]:
-    """Rotation by `angle` radians about the centre and a shift by `offset` of the sides, bilinear, edges repeated."""
-    height, width, _ = image.shape
-    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
-    y, x = jnp.meshgrid(jnp.arange(height) - centre[0], jnp.arange(width) - centre[1], indexing="ij")
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    source = (
-        jnp.stack([cos * y - sin * x, sin * y + cos * x])
-        + (centre + offset * jnp.array([height, width]))[:, None, None]
-    )
-    sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, list(source), order=1, mode="nearest")  # noqa: E731
-    return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
+    rotated = linear(points, jnp.array([[cos, -sin], [sin, cos]]))
+    return rotated + (offset * jnp.array(points.shape[1:]))[:, None, None]

@@ -1,6 +1,7 @@
 """AdamW."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import optax
@@ -19,6 +20,8 @@ class AdamW:
 
 
 @OPTIMIZERS.function("adamw", settings=AdamW)
-def adamw(settings: AdamW) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba 2015); its weight decay is decoupled (Loshchilov and Hutter 2019), as that of all here."""
-    return optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps)
+def adamw(
+    decay: optax.GradientTransformation, rate: optax.GradientTransformation, settings: AdamW
+) -> Sequence[optax.GradientTransformation]:
+    """Adam (Kingma and Ba 2015); its weight decay is decoupled (Loshchilov and Hutter 2019)."""
+    return optax.scale_by_adam(b1=settings.b1, b2=settings.b2, eps=settings.eps), decay, rate

@@ -1,6 +1,7 @@
 """Stochastic gradient descent."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
 import optax
@@ -18,6 +19,8 @@ class SGD:
 
 
 @OPTIMIZERS.function("sgd", settings=SGD)
-def sgd(settings: SGD) -> optax.GradientTransformation:
-    """SGD with momentum, Nesterov's (Sutskever et al. 2013) where asked for."""
-    return optax.trace(decay=settings.momentum, nesterov=settings.nesterov)
+def sgd(
+    decay: optax.GradientTransformation, rate: optax.GradientTransformation, settings: SGD
+) -> Sequence[optax.GradientTransformation]:
+    """SGD with momentum, Nesterov's (Sutskever et al. 2013) where asked for; its weight decay is decoupled."""
+    return optax.trace(decay=settings.momentum, nesterov=settings.nesterov), decay, rate

@@ -6,5 +6,5 @@ import optax
 
 from osteojax.registry import Functions
 
-# `f(peak, steps, settings) -> schedule`: from `peak` at its step 0, which follows the warm-up, over `steps` steps.
+# `f(peak, steps, settings) -> schedule`: up to `peak`, over `steps` steps from its step 0, which follows the warm-up.
 SCHEDULES: Functions[Callable[..., optax.Schedule]] = Functions("schedule")

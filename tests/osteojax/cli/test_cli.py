@@ -9,6 +9,7 @@ COMMANDS = (
     "prep",
     "audit",
     "convert",
+    "show-augment",
     "train",
     "evaluate",
     "predict",

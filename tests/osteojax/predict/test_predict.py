@@ -211,7 +211,7 @@ def test_the_mean_of_an_ensemble_and_of_mirror_images_is_the_mean(workdir, sourc
     for name in small.CLASSES:
         assert both.probabilities[name] == pytest.approx(np.mean([p[name] for p in singles]))
     assert both.conformal_set is None and both.out_of_distribution is not None
-    (mirrored,) = Predictor(runs[:1], tta=True).predict([file])
+    (mirrored,) = Predictor(runs[:1], tta=["mirror"]).predict([file])
     flipped = Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     other = file.with_name("mirror.bmp")
     flipped.save(other)

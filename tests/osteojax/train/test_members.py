@@ -35,7 +35,9 @@ def test_a_loss_is_one_number_an_example_and_falls_towards_the_truth(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_goes_downhill_and_holds_nothing_for_what_is_frozen(name):
-    section = OptimizerSection(name=name, learning_rate=0.05, schedule="constant", weight_decay=0.0)
+    # LARS moves by a thousandth of a tensor's norm where others move by the whole.
+    rate = {"lars": 5.0}.get(name, 0.05)
+    section = OptimizerSection(name=name, learning_rate=rate, schedule="constant", weight_decay=0.0)
     groups = (ParameterGroup("a", "a"), ParameterGroup("b", "b", frozen=True))
     labels = {"a": "a", "b": "b"}
     optimizer = make_optimizer(section, groups, labels, make_schedule(section, 100), 0)
@@ -53,25 +55,26 @@ def test_an_optimizer_goes_downhill_and_holds_nothing_for_what_is_frozen(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 7])
-def test_a_schedule_begins_at_the_peak_behind_its_warm_up_and_never_exceeds_it(name, warmup):
+def test_a_schedule_reaches_the_peak_and_never_exceeds_it_and_a_warm_up_leads_to_its_beginning(name, warmup):
     section = OptimizerSection(schedule=name, learning_rate=0.3, warmup_steps=warmup)
     schedule = make_schedule(section, 50)
     rates = np.asarray([schedule(step) for step in range(50)])
-    assert np.isfinite(rates).all() and (rates >= 0).all() and rates.max() <= 0.3 + 1e-6
-    assert rates[warmup] == pytest.approx(0.3)
-    np.testing.assert_allclose(rates[:warmup], 0.3 * np.arange(warmup) / max(warmup, 1), rtol=1e-5)
+    assert np.isfinite(rates).all() and (rates >= 0).all() and rates.max() == pytest.approx(0.3)
+    assert name == "one_cycle" or rates[warmup] == pytest.approx(0.3)
+    np.testing.assert_allclose(rates[:warmup], rates[warmup] * np.arange(warmup) / max(warmup, 1), rtol=1e-5)
 
 
-def switched_on(settings):
-    """Settings that do something: every flag set, every number 0.1."""
-    return {
-        field.name: True if isinstance(field.default, bool) else 0.1 for field in dataclasses.fields(settings)
+def switched_on(member):
+    """Settings that do something: those of full magnitude, or every flag set and every number 0.1."""
+    return member.strongest or {
+        field.name: True if isinstance(field.default, bool) else 0.1
+        for field in dataclasses.fields(member.settings)
     }
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_an_augmentation_is_random_repeatable_and_stays_within_the_range(name):
-    chain = augment.chain(switched_on(AUGMENTATIONS.get(name).settings))
+    chain = augment.chain(switched_on(AUGMENTATIONS.get(name)))
     image = jnp.asarray(RNG.random((16, 12, 10, 1)), jnp.float32)
     apply = jax.jit(lambda key, x: augment.apply(key, x, chain))
     found = apply(jax.random.key(0), image)
@@ -82,4 +85,4 @@ def test_an_augmentation_is_random_repeatable_and_stays_within_the_range(name):
     assert (found != other).any() and (found != image).any()
     same = jnp.broadcast_to(image[:1], image.shape)
     assert len({np.asarray(row).tobytes() for row in apply(jax.random.key(0), same)}) > 1
-    assert augment.chain({}) == ()
+    assert augment.chain({}).members == ()

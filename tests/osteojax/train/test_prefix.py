@@ -54,7 +54,7 @@ def without(config):
 def recipe_of(config):
     experiment = read_experiment(config)
     network = Network(build(experiment.model, "tiny", 3, seed=config.seed))
-    return Recipe.of(experiment, network, 100, (1.0,) * 3)
+    return Recipe.of(experiment, network, 100, (1, 1, 1))
 
 
 def feed_of(config):

@@ -24,7 +24,6 @@ from osteojax.train.experiment import OptimizerSection, read_experiment
 from osteojax.train.loop import train
 from osteojax.train.optimizer import make_optimizer, make_schedule
 from osteojax.train.parameter_groups import ParameterGroup
-from osteojax.train.start import class_weights
 from osteojax.train.step import Recipe, make_train_step
 
 GROUPS = (
@@ -39,7 +38,8 @@ SMOOTHING = 0.2
 def recipe_of(config, total_steps=10):
     experiment = read_experiment(config)
     network = Network(build(experiment.model, "tiny", 3, seed=0))
-    return Recipe.of(experiment, network, total_steps, WEIGHTS)
+    recipe = Recipe.of(experiment, network, total_steps, (1,) * 3)
+    return dataclasses.replace(recipe, class_weights=WEIGHTS)
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +174,6 @@ def test_the_schedule_of_a_run_ends_at_its_last_step(prepared, tmp_path):
     assert [line["epoch"] for line in lines if "train/loss" in line] == pytest.approx(
         [k / 3 for k in range(1, 7)]
     )
-
-
-def test_class_weights_are_inverse_to_the_frequency():
-    source = [{"label": label} for label in (0, 0, 0, 0, 1, 1, 2, 0)]
-    assert class_weights("balanced", "abc", source) == pytest.approx((8 / 15, 8 / 6, 8 / 3))
-    assert class_weights("none", "abc", source) == (1.0, 1.0, 1.0)
-    with pytest.raises(UserError, match=r"counts are \[1, 0, 0\]"):
-        class_weights("balanced", "abc", [{"label": 0}])
 
 
 def test_augmentation_differs_from_step_to_step_and_from_seed_to_seed(prepared, monkeypatch):

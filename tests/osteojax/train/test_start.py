@@ -204,9 +204,9 @@ def test_the_mesh_has_an_effect_where_batch_norm_is_per_device(prepared, tmp_pat
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("optimizer.name=lion", "no optimizer 'lion'; there are adamw, sgd"),
-        ("optimizer.schedule=linear", "no schedule 'linear'"),
-        ("loss.name=hinge", "no loss 'hinge'; there are cross_entropy"),
+        ("optimizer.name=shampoo", "no optimizer 'shampoo'; there are adam, adamw"),
+        ("optimizer.schedule=zigzag", "no schedule 'zigzag'"),
+        ("loss.name=hinge", "no loss 'hinge'; there are coral, cross_entropy"),
         ("best.metric=accuracies", "no metric 'accuracies'; there are"),
         ("best.mode=up", "best.mode is 'up'; it must be one of 'auto', 'max', 'min'"),
         ("preset=stage9", "no preset 'stage9'"),

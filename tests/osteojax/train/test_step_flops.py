@@ -59,7 +59,7 @@ def test_the_step_costs_what_its_learning_parts_need(preset, monkeypatch):
     network = Network(model)
     params, stats = network.init()
     config.preset = preset
-    recipe = Recipe.of(read_experiment(config), network, 10, (1.0,) * 3)
+    recipe = Recipe.of(read_experiment(config), network, 10, (1,) * 3)
     state = jax.eval_shape(recipe.init_state, params, stats)
     batch = {
         "image": jax.ShapeDtypeStruct((BATCH, SIZE, SIZE, 1), np.float32),
