@@ -215,7 +215,7 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         )
     if experiment.train.cache_prefix and experiment.mix.is_on:
         raise UserError(
-            "mix.* mixes images, and train.cache_prefix has none: activations of mixed images are no mixed activations; "
+            "mix.* mixes images, and train.cache_prefix has none, only what the network makes of each; "
             "set --config.train.cache_prefix=False, or mix.mixup and mix.cutmix to 0"
         )
     dataset.source("train")
