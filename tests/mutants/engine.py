@@ -650,4 +650,25 @@ ENGINE: tuple[Mutant, ...] = (
         "return Calibrated(logits, labels, members[0].temperature)",
         ("tests/osteojax/run/test_consensus.py",),
     ),
+    Mutant(
+        "pool: seeds are taken for folds",
+        "osteojax/evaluate/pool.py",
+        "of_seed[member.seed].append(member)",
+        "of_seed[None].append(member)",
+        ("tests/osteojax/report/test_pooled.py",),
+    ),
+    Mutant(
+        "pool: the spread of a population for that of a sample",
+        "osteojax/evaluate/pool.py",
+        "return float(np.std(known, ddof=1)) if len(known) == len(values) > 1 else None",
+        "return float(np.std(known)) if len(known) == len(values) > 1 else None",
+        ("tests/osteojax/report/test_pooled.py",),
+    ),
+    Mutant(
+        "page of several runs: a leak is not told",
+        "osteojax/report/pooled.py",
+        "if found is not None and not found.clean:",
+        "if False:",
+        ("tests/osteojax/report/test_pooled.py",),
+    ),
 )

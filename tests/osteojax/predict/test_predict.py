@@ -258,6 +258,7 @@ def test_folds_have_no_sets_and_each_its_own_temperature(workdir, source, predic
 
 def test_mirror_images_without_the_dataset_have_no_sets(workdir, source, tmp_path):
     shutil.copytree(workdir, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "fitted", ignore_errors=True)
     run = open_run(tmp_path / "moved")
     assert fitted(run).mirrored is None
     run.config.data.dir = str(tmp_path / "nowhere")
