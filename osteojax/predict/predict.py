@@ -16,7 +16,7 @@ from osteojax.predict.answer import Prediction
 from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
 from osteojax.predict.structured_report import Filed, write_reports
-from osteojax.run.consensus import apart, calibrate, combined
+from osteojax.run.consensus import combined, fitted_together
 from osteojax.run.fitted import Calibrated, Fitted, fitted
 from osteojax.run.open import Run
 
@@ -103,22 +103,18 @@ class Predictor:
         self._tta = tta
         self.class_names = list(first.record["class_names"])
         self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
-        self.without_sets = self._why_without_sets()
-        self._together: Calibrated | None = None
-        if self.without_sets is None:
-            self._together = calibrate(
-                [member.fitted for member in self._members if member.fitted], mirrored=tta
-            )
+        self._together, self.without_sets = self._fitted_together()
 
-    def _why_without_sets(self) -> str | None:
+    def _fitted_together(self) -> tuple[Calibrated | None, str | None]:
+        runs = []
         for member in self._members:
             if member.run is None:
-                return f"{member.name} is an exported network, which carries no answers to validation images"
-            if member.fitted is None:
-                return f"nothing was fitted for {member.name}: it has no validation images, or they are not at hand"
-            if self._tta and member.fitted.mirrored is None:
-                return f"the dataset of {member.name} is not at hand to see what it says of mirrored images"
-        return apart([member.run for member in self._members if member.run])
+                return (
+                    None,
+                    f"{member.name} is an exported network, which carries no answers to validation images",
+                )
+            runs.append(member.run)
+        return fitted_together(runs, [member.fitted for member in self._members], mirrored=self._tta)
 
     @property
     def calibrated(self) -> bool:

@@ -40,6 +40,30 @@ def apart(runs: Sequence[Run]) -> str | None:
     return None
 
 
+def fitted_together(
+    runs: Sequence[Run], known: Sequence[Fitted | None], *, mirrored: bool = False
+) -> tuple[Calibrated | None, str | None]:
+    """What validation teaches about the mean of these networks' answers; or None, and why it teaches nothing.
+
+    Args:
+        runs: the networks.
+        known: what was fitted for each.
+        mirrored: each network answers to the mirror image, too.
+    """
+    members = []
+    for run, one in zip(runs, known, strict=True):
+        if one is None:
+            return (
+                None,
+                f"nothing was fitted for {run.workdir}: it has no validation images, or they are not at hand",
+            )
+        if mirrored and one.mirrored is None:
+            return None, f"the dataset of {run.workdir} is not at hand to see what it says of mirrored images"
+        members.append(one)
+    reason = apart(runs)
+    return (None, reason) if reason else (calibrate(members, mirrored=mirrored), None)
+
+
 def calibrate(members: Sequence[Fitted], *, mirrored: bool = False) -> Calibrated:
     """What validation teaches about the mean of these networks' answers.
 

@@ -671,4 +671,11 @@ ENGINE: tuple[Mutant, ...] = (
         "if False:",
         ("tests/osteojax/report/test_pooled.py",),
     ),
+    Mutant(
+        "evaluate: an ensemble of folds is tested on what it learned from",
+        "osteojax/evaluate/evaluate.py",
+        'if len({run.config.get("fold", folds.NONE) for run in own}) > 1:',
+        "if False:",
+        ("tests/osteojax/evaluate/test_evaluate.py",),
+    ),
 )
