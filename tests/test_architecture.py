@@ -46,6 +46,7 @@ MAY_IMPORT_DATA_PREP = {
     "osteojax.predict.explain",
     "osteojax.predict.files",
     "osteojax.predict.predict",
+    "osteojax.predict.structured_report",
 }
 BELOW_DATA_PREP = (*sorted(GROUND), "osteojax.models", "osteojax.weights")
 

@@ -75,12 +75,17 @@ def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of every unusual value; what matters is checked here
-        dataset = _read(data, limits)
+        dataset = read_dataset(data, limits)
         notes = _check_object(dataset, limits)
         return _present(dataset, notes, limits)
 
 
-def _read(data: bytes, limits: Limits) -> pydicom.Dataset:
+def read_dataset(data: bytes, limits: Limits) -> pydicom.Dataset:
+    """All elements of a DICOM file, with its preamble or without; the picture is left as it is stored.
+
+    Raises:
+        DecodeError: the file is damaged, cut short, or unpacks to more than the limit.
+    """
     if data[:4] == b"DICM":
         data = bytes(128) + data
     try:

@@ -31,6 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument("--out", type=Path, help="table of the answers; JSON where the name ends in .json")
     parser.add_argument("--explain", type=Path, help="folder for a picture a file: where the network looked")
+    parser.add_argument(
+        "--sr",
+        type=Path,
+        help="folder for a DICOM structured report of each DICOM file; they carry the patient's identifiers",
+    )
     parser.add_argument("--tta", action="store_true", help="average with the mirror image: --views=mirror")
     parser.add_argument(
         "--views",
@@ -40,12 +45,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    """Runs the command; returns its exit status: 0 where every file was read, 1 where one was not."""
+    """Runs the command; returns its exit status: 0 where every file was read and reported, 1 where one was not."""
     from osteojax import storage
     from osteojax.devices import host_memory
     from osteojax.errors import UserError
     from osteojax.export.read import Exported, open_exported
-    from osteojax.predict.predict import Predictor, table_rows, write_predictions
+    from osteojax.files import csv_cell
+    from osteojax.predict.answer import table_rows, write_predictions
+    from osteojax.predict.predict import Predictor
     from osteojax.predict.views import MIRROR
     from osteojax.progress import print_table
     from osteojax.run.open import Run, open_run
@@ -62,10 +69,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         answers = predictor.predict(arguments.files)
         if arguments.explain is not None:
             predictor.explain(answers, arguments.explain)
+    filed = [] if arguments.sr is None else predictor.report(answers, arguments.sr)
     if arguments.out is not None:
         write_predictions(arguments.out, answers, predictor.class_names)
     kind = "calibrated probability" if predictor.calibrated else "probability, NOT calibrated"
-    title = f"{len(answers)} files; {kind}; sets hold the truth in 90 % of images like those of validation"
+    sets = "sets hold the truth in 90 % of images like those of validation"
+    if predictor.without_sets is not None:
+        sets = f"no sets: {predictor.without_sets}"
+    title = f"{len(answers)} files; {kind}; {sets}"
     print_table(
         title, ("file", "class", "probability", "set", ""), table_rows(answers[:_SHOWN]), to=sys.stdout
     )
@@ -77,4 +88,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         f"{len(answers) - unread} answered, {flagged} of them unlike the training images; {unread} not read",
         file=sys.stdout,
     )
-    return 1 if unread else 0
+    refused = [one for one in filed if one.reason is not None]
+    if arguments.sr is not None:
+        reports = sum(one.report is not None for one in filed)
+        others = len(filed) - reports - len(refused)
+        print(
+            f"{reports} structured reports in {arguments.sr}; {others} files are no DICOM files",
+            file=sys.stdout,
+        )
+        for one in refused:
+            print(f"no structured report of {csv_cell(one.file)}: {one.reason}", file=sys.stdout)
+    return 1 if unread or refused else 0

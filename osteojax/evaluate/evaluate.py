@@ -2,13 +2,16 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from osteojax.data.dataset import Example
+from osteojax import folds
+from osteojax.data.dataset import Example, PreparedDataset
+from osteojax.errors import UserError
 from osteojax.evaluate import external, trust
 from osteojax.evaluate.figures import draw_figures
 from osteojax.files import disk_errors, write_atomically
@@ -16,7 +19,8 @@ from osteojax.metrics import score as scores
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.progress import print_table
-from osteojax.run.fitted import fitted
+from osteojax.run.consensus import combined, fitted_together
+from osteojax.run.fitted import Mirrored, fitted
 from osteojax.run.open import Run, open_run
 from osteojax.run.predictions import text, write_predictions
 
@@ -31,8 +35,10 @@ def evaluate_run(
     data_dir: str | None = None,
     out: Path | None = None,
     allow_overlap: bool = False,
+    others: Sequence[Path] = (),
+    tta: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates a run and writes metrics.json, predictions.csv and figures.
+    """Evaluates a run, or an ensemble, and writes metrics.json, predictions.csv and figures.
 
     Config, architecture, class names and preprocessing come from the checkpoint.
 
@@ -44,17 +50,22 @@ def evaluate_run(
         out: folder to write to; by default `workdir/eval/<split>`, with the step and the dataset in its name where
             they are not the best one and the run's own.
         allow_overlap: evaluate another dataset although patients or images of it were learned from.
+        others: further runs, whose probabilities are averaged with those of the first; `out` is given.
+        tta: average with the probabilities of the mirror images, too.
 
     Raises:
         UserError: no such checkpoint, it is damaged, the dataset was prepared otherwise than the training data, or it
-            is another one and holds patients or images that were learned from.
+            is another one and holds patients or images that were learned from; a run of an ensemble learned from what
+            another is tested on.
     """
-    run = open_run(workdir, step)
+    runs = [open_run(place, step) for place in (workdir, *others)]
+    run = runs[0]
     dataset = run.dataset(data_dir)
     source = dataset.source(split)
     another = dataset.fingerprint != run.record["dataset_fingerprint"]
-    overlap = external.check_overlap(run, dataset, split, allowed=allow_overlap) if another else None
-    logits = run.logits(source)
+    overlap = _overlap(runs, dataset, split, allowed=allow_overlap)
+    views = (source, Mirrored(source)) if tta else (source,)
+    logits = combined([one.logits(view) for one in runs for view in views])
     examples = [{key: value for key, value in example.items() if key != "image"} for example in source]
     labels = np.asarray([example["label"] for example in examples])
     patients = [text(example["patient_id"]) for example in examples]
@@ -63,7 +74,7 @@ def evaluate_run(
     metrics = scores.score_sample(sample, run.class_names)
     if metrics["n"] != dataset.splits[split]:
         raise AssertionError(f"{metrics['n']} examples were counted, the dataset has {dataset.splits[split]}")
-    believed = fitted(run)
+    believed, without_sets = fitted_together(runs, [fitted(one, mirrored=tta) for one in runs], mirrored=tta)
     probabilities = sample.given.probabilities if believed is None else believed.probabilities(logits)
     metrics |= {
         "calibration": trust.calibration(sample, logits, believed.temperature if believed else None),
@@ -73,6 +84,16 @@ def evaluate_run(
         if another
         else None,
         "subgroups": trust.subgroups(sample, metadata_of(examples)),
+        "without_sets": without_sets,
+        "ensemble": [
+            {
+                "workdir": str(one.workdir),
+                "checkpoint_step": one.step,
+                "config_hash": one.record["config_hash"],
+            }
+            for one in runs
+        ],
+        "tta": tta,
         "split": split,
         "checkpoint_step": run.step,
         "dataset_fingerprint": dataset.fingerprint,
@@ -80,7 +101,7 @@ def evaluate_run(
         "origin": run.record["origin"],
     }
     if jax.process_index() == 0:
-        folder = out or workdir / "eval" / folder_name(split, run, dataset.fingerprint)
+        folder = out or workdir / "eval" / folder_name(split, run, dataset.fingerprint, tta=tta)
         with disk_errors(folder):
             write_predictions(folder / "predictions.csv", examples, logits, run.class_names)
             write_atomically(folder / "curves.json", json.dumps(trust.curves(sample, run.class_names)) + "\n")
@@ -89,7 +110,39 @@ def evaluate_run(
     return metrics
 
 
-def folder_name(split: str, run: Run, fingerprint: str) -> str:
+def _overlap(
+    runs: Sequence[Run], dataset: PreparedDataset, split: str, *, allowed: bool
+) -> dict[str, Any] | None:
+    """What the runs learned from of a dataset that is not theirs; None where it is that of all.
+
+    Raises:
+        UserError: one of them learned from what is tested.
+    """
+    first = runs[0]
+    own: list[Run] = []
+    foreign: list[Run] = []
+    for run in runs:
+        if any(run.record[key] != first.record[key] for key in ("class_names", "preprocessing")):
+            raise UserError(
+                f"{run.workdir} and {first.workdir} have other classes or another preprocessing; an ensemble is of "
+                "runs on one kind of image"
+            )
+        (own if run.record["dataset_fingerprint"] == dataset.fingerprint else foreign).append(run)
+    if len({run.config.get("fold", folds.NONE) for run in own}) > 1:
+        raise UserError(
+            f"{', '.join(str(run.workdir) for run in own)} are different folds: what one is tested on, the others "
+            "learned from; osteojax pool takes them together"
+        )
+    found = [external.check_overlap(run, dataset, split, allowed=allowed) for run in foreign]
+    if not found:
+        return None
+    if not all(one["checked"] for one in found):
+        return {"checked": False}
+    most = {key: max(one["shared"][key] for one in found) for key in found[0]["shared"]}
+    return found[0] | {"shared": most}
+
+
+def folder_name(split: str, run: Run, fingerprint: str, *, tta: bool = False) -> str:
     """Where an evaluation is kept: the split's name for the best checkpoint on the run's own dataset, and with the step
     and the dataset's fingerprint where they are others, so that no result is overwritten by another."""
     parts = [split]
@@ -97,6 +150,8 @@ def folder_name(split: str, run: Run, fingerprint: str) -> str:
         parts.append(f"step-{run.step}")
     if fingerprint != run.record["dataset_fingerprint"]:
         parts.append(f"data-{fingerprint[:8]}")
+    if tta:
+        parts.append("tta")
     return "@".join(parts)
 
 

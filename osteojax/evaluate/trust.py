@@ -15,7 +15,7 @@ from osteojax.metrics.ece import bin_of
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
-from osteojax.run.fitted import Fitted
+from osteojax.run.fitted import Calibrated
 
 Entry = dict[str, Any]
 _CALIBRATION = ("ece", "calibration_error_debiased", "brier", "cross_entropy")
@@ -78,7 +78,7 @@ def reliability(sample: Sample) -> list[Entry]:
 
 
 def conformal(
-    sample: Sample, fitted: Fitted, logits: np.ndarray, class_names: Sequence[str]
+    sample: Sample, fitted: Calibrated, logits: np.ndarray, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """How often the sets of each method hold the true class, in all and by class, and how many classes they name."""
     sets = fitted.conformal
@@ -97,7 +97,7 @@ def conformal(
     return result
 
 
-def questions(sample: Sample, probabilities: np.ndarray, fitted: Fitted | None) -> dict[str, Any]:
+def questions(sample: Sample, probabilities: np.ndarray, fitted: Calibrated | None) -> dict[str, Any]:
     """Two-class views of three ordered classes: AUC, operating points chosen on validation, net benefit."""
     if sample.given.classes != 3:
         return {}

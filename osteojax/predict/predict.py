@@ -1,9 +1,7 @@
 """Classifies files with one run or several, and says where it should not be believed."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +10,18 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from data_prep.preprocess import PreprocessSpec
-from osteojax.calibration.conformal import COVERAGE
 from osteojax.errors import UserError
 from osteojax.export.read import Exported
-from osteojax.files import csv_cell, write_atomically, write_csv
+from osteojax.predict.answer import Prediction
 from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
-from osteojax.predict.views import check_views, views
-from osteojax.run.fitted import Fitted, fitted
+from osteojax.predict.structured_report import Filed, write_reports
+from osteojax.predict.views import MIRROR, check_views, views
+from osteojax.run.consensus import combined, fitted_together
+from osteojax.run.fitted import Calibrated, Fitted, fitted
 from osteojax.run.open import Run
 
 _BATCH = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """The answer for one file.
-
-    Attributes:
-        file: its path.
-        predicted: the likeliest class; None where there is no answer, for the `reason`.
-        probabilities: class -> probability, calibrated where `calibrated`; empty without an answer.
-        calibrated: whether a temperature fitted on validation was applied.
-        conformal_set: the classes that it may be, at a coverage of 90 % on images like those of validation; None where
-            there is no calibration for it.
-        out_of_distribution: whether the image is unlike those that the network learned from, so that the answer
-            means nothing; None where that is not known.
-        distance, energy: the scores behind it, over their thresholds: above 1 is flagged.
-        reason: why there is no answer.
-    """
-
-    file: str
-    predicted: str | None = None
-    probabilities: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    calibrated: bool = False
-    conformal_set: tuple[str, ...] | None = None
-    out_of_distribution: bool | None = None
-    distance: float | None = None
-    energy: float | None = None
-    reason: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +30,7 @@ class _Member:
 
     Attributes:
         name: for messages.
-        record: has class_names and preprocessing.
+        record: has class_names, preprocessing, config_hash and checkpoint_step.
         logits: of images (N, H, W, 1).
         temperature: that calibrates them; None where nothing does.
         run, fitted: None for an exported network, which says nothing of strange images.
@@ -73,18 +44,18 @@ class _Member:
     fitted: Fitted | None
 
     @classmethod
-    def of(cls, model: Run | Exported) -> "_Member":
+    def of(cls, model: Run | Exported, *, tta: bool) -> "_Member":
         if isinstance(model, Exported):
-            record = {"class_names": list(model.class_names), "preprocessing": model.preprocessing}
+            record = {**model.description, "class_names": list(model.class_names)}
             temperature = model.description.get("temperature")
             return cls(
                 str(model.folder), record, lambda images: _in_batches(model, images), temperature, None, None
             )
-        known = fitted(model)
+        known = fitted(model, mirrored=tta)
         temperature = known.temperature if known else None
         return cls(
             str(model.workdir),
-            model.record,
+            {**model.record, "checkpoint_step": model.step},
             lambda images: model.logits(Images(images)),
             temperature,
             model,
@@ -112,13 +83,19 @@ class Predictor:
         models: opened checkpoints, or exported networks.
         tta: names of views (`osteojax.predict.views`) whose probabilities are averaged with the image's own.
 
+    Attributes:
+        class_names: in label order.
+        spec: how images are prepared.
+        without_sets: why there are no conformal sets; None where there are.
+
     Raises:
         UserError: they do not have the same classes and preprocessing.
     """
 
     def __init__(self, models: Sequence[Run | Exported], *, tta: Sequence[str] = ()) -> None:
         check_views(tta)
-        self._members = [_Member.of(model) for model in models]
+        self._tta = tuple(dict.fromkeys(tta))
+        self._members = [_Member.of(model, tta=self._tta == (MIRROR,)) for model in models]
         first = self._members[0]
         for member in self._members[1:]:
             if any(member.record[key] != first.record[key] for key in ("class_names", "preprocessing")):
@@ -126,14 +103,30 @@ class Predictor:
                     f"{member.name} and {first.name} have other classes or another preprocessing; an ensemble is of "
                     "runs on one kind of image"
                 )
-        self._tta = tuple(tta)
         self.class_names = list(first.record["class_names"])
         self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
+        self._together, self.without_sets = self._fitted_together()
+
+    def _fitted_together(self) -> tuple[Calibrated | None, str | None]:
+        if self._tta not in ((), (MIRROR,)):
+            return (
+                None,
+                f"validation was not asked in these views ({', '.join(self._tta)}), only in the mirror image",
+            )
+        runs = []
+        for member in self._members:
+            if member.run is None:
+                return (
+                    None,
+                    f"{member.name} is an exported network, which carries no answers to validation images",
+                )
+            runs.append(member.run)
+        return fitted_together(runs, [member.fitted for member in self._members], mirrored=bool(self._tta))
 
     @property
     def calibrated(self) -> bool:
-        """Whether every network's probabilities are."""
-        return all(member.temperature is not None for member in self._members)
+        """Whether a temperature is applied: that of the ensemble, or where there is none that of every network."""
+        return self._together is not None or all(member.temperature is not None for member in self._members)
 
     def explain(self, answers: Sequence[Prediction], folder: Path) -> None:
         """Draws for each answered file where the first run's network looked, over the radiograph in its own geometry.
@@ -150,6 +143,19 @@ class Predictor:
             [(Path(a.file), self.class_names.index(a.predicted)) for a in answers if a.predicted],
             folder,
         )
+
+    def report(self, answers: Sequence[Prediction], folder: Path) -> list[Filed]:
+        """Writes a DICOM structured report for each answered DICOM file; what came of each answered file.
+
+        Raises:
+            UserError: highdicom is not installed, or the folder cannot be written to.
+        """
+        fields = ("config_hash", "checkpoint_step", "dataset_fingerprint")
+        networks = [
+            {key: member.record.get(key) for key in fields} | {"views": list(self._tta)}
+            for member in self._members
+        ]
+        return write_reports(answers, self.class_names, networks, folder)
 
     def predict(self, places: Sequence[Path]) -> list[Prediction]:
         """An answer for each file, in their order; a broken file has a reason instead, and the others are answered.
@@ -176,9 +182,23 @@ class Predictor:
 
     def of_images(self, images: Float[np.ndarray, "n h w 1"], names: Sequence[str]) -> list[Prediction]:
         """Likewise for images that are preprocessed already: float32 in [0, 1]."""
-        logits = [member.logits(images) for member in self._members]
-        probabilities = np.mean(list(map(self._probabilities, self._members, logits, repeat(images))), axis=0)
-        sets, scores = self._sets(probabilities), self._scores(images, logits)
+        seen = views(images, self._tta)
+        said = [[member.logits(view) for view in seen] for member in self._members]
+        sets = None
+        if self._together is not None:
+            probabilities = self._together.probabilities(combined([view for of in said for view in of]))
+            sets = self._together.conformal.sets(probabilities, "by_class")
+        else:
+            probabilities = np.mean(
+                [
+                    member.probabilities(view, calibrated=self.calibrated)
+                    for member, of_member in zip(self._members, said, strict=True)
+                    for view in of_member
+                ],
+                axis=0,
+            )
+        logits = [of_member[0] for of_member in said]
+        scores = self._scores(images, logits)
         answers = []
         for row, name in enumerate(names):
             held = None
@@ -200,17 +220,6 @@ class Predictor:
             answers.append(answer)
         return answers
 
-    def _probabilities(self, member: _Member, logits: np.ndarray, images: np.ndarray) -> np.ndarray:
-        said = [logits, *(member.logits(view) for view in views(images, self._tta)[1:])]
-        return np.mean([member.probabilities(one, calibrated=self.calibrated) for one in said], axis=0)
-
-    def _sets(self, probabilities: np.ndarray) -> np.ndarray | None:
-        """Their coverage was calibrated for one run and one view; of averages nothing is known."""
-        one = self._members[0].fitted
-        if one is None or len(self._members) > 1 or self._tta:
-            return None
-        return one.conformal.sets(probabilities, "by_class")
-
     def _scores(self, images: np.ndarray, logits: Sequence[np.ndarray]) -> np.ndarray | None:
         """(N, 2) distance and energy over their thresholds: the medians over the runs, so that most must agree."""
         of_runs = []
@@ -223,48 +232,3 @@ class Predictor:
             over = 1 + (scores[:, 1] - novelty.thresholds[1]) / max(1.0, abs(novelty.thresholds[1]))
             of_runs.append(np.stack([scores[:, 0] / max(novelty.thresholds[0], 1e-300), over], -1))
         return np.median(of_runs, axis=0)
-
-
-def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Sequence[str]) -> None:
-    """A table, or JSON where the name ends in .json; whole or absent."""
-    if path.suffix.lower() == ".json":
-        rows = [dataclasses.asdict(answer) for answer in answers]
-        write_atomically(path, json.dumps({"coverage": COVERAGE, "predictions": rows}, indent=1) + "\n")
-        return
-    header = ["file", "predicted", *(f"p_{name}" for name in class_names), "calibrated", "conformal_set"]
-    header += ["out_of_distribution", "distance", "energy", "reason"]
-    write_csv(path, header, (_cells(answer, class_names) for answer in answers))
-
-
-def _cells(answer: Prediction, class_names: Sequence[str]) -> list[Any]:
-    return [
-        answer.file,
-        answer.predicted,
-        *(f"{answer.probabilities[name]:.6f}" if answer.probabilities else "" for name in class_names),
-        str(answer.calibrated).lower() if answer.predicted else "",
-        "" if answer.conformal_set is None else "|".join(answer.conformal_set) or "none",
-        "" if answer.out_of_distribution is None else str(answer.out_of_distribution).lower(),
-        *("" if score is None else f"{score:.3f}" for score in (answer.distance, answer.energy)),
-        answer.reason,
-    ]
-
-
-def table_rows(answers: Sequence[Prediction]) -> list[tuple[str, ...]]:
-    """File, answer, probability, set and what is to be said of it, for a person."""
-    rows: list[tuple[str, ...]] = []
-    for answer in answers:
-        if answer.predicted is None:
-            rows.append((csv_cell(answer.file), "-", "-", "-", f"not read: {answer.reason}"))
-            continue
-        held = "-" if answer.conformal_set is None else ", ".join(answer.conformal_set) or "none"
-        said = "NOT LIKE THE TRAINING IMAGES: no answer" if answer.out_of_distribution else ""
-        rows.append(
-            (
-                csv_cell(answer.file),
-                "-" if answer.out_of_distribution else answer.predicted,
-                f"{answer.probabilities[answer.predicted]:.3f}",
-                held,
-                said,
-            )
-        )
-    return rows

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from osteojax.files import write_atomically
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
-from osteojax.report.report import Material, percent
+from osteojax.report.entries import percent
+from osteojax.report.report import Material
 from osteojax.train.augment import switched_on
 
 

@@ -17,6 +17,7 @@ from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
+from osteojax.report.entries import entry, headlines, percent
 from osteojax.report.gallery import Explained, explained
 from osteojax.report.svg import Chart, confusion
 from osteojax.run.fitted import fitted
@@ -27,12 +28,6 @@ log = logging.getLogger(__name__)
 # Table 1 of the paper, in %: precision, recall, F1 of each class, and the accuracy.
 PAPER = {"healthy": (92.4, 94.1, 93.2), "osteopenia": (88.7, 86.3, 87.5), "osteoporosis": (90.1, 89.5, 89.8)}
 PAPER_ACCURACY = 90.2
-_HEADLINES = {
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "auc_ovr_macro": "ROC AUC, mean of the classes",
-    "quadratic_weighted_kappa": "quadratic weighted kappa",
-}
 _SECTIONS = {
     "answer": "Answer",
     "classes": "By class",
@@ -168,29 +163,7 @@ def _architecture(given: Material) -> str:
     return f"{origin['architecture']} from {origin['init']} weights"
 
 
-def percent(entry: Mapping[str, Any]) -> str:
-    """A share with its interval, in %."""
-    return _entry(entry, 100, ".1f")
-
-
-def _entry(entry: Mapping[str, Any], scale: float = 1.0, form: str = ".3f") -> str:
-    if entry["value"] is None:
-        return "-"
-    low, high = entry["ci95"]
-    bounds = "no interval" if low is None else f"{scale * low:{form}} to {scale * high:{form}}"
-    return f"{scale * entry['value']:{form}} ({bounds})"
-
-
 def _answer(given: Material) -> list[str]:
-    boxes = []
-    for name in _HEADLINES:
-        entry = given.metrics[name]
-        scale, unit = (100.0, " %") if name.endswith("accuracy") else (1.0, "")
-        value = "-" if entry["value"] is None else f"{scale * entry['value']:.{1 if scale > 1 else 2}f}{unit}"
-        low, high = entry["ci95"]
-        form = ".1f" if scale > 1 else ".2f"
-        between = "no interval" if low is None else f"95 %: {scale * low:{form}} to {scale * high:{form}}"
-        boxes.append(f"<div><dt>{text(_HEADLINES[name])}</dt><dd>{value}<small>{between}</small></dd></div>")
     classes = len(given.names)
     balanced = given.metrics["balanced_accuracy"]
     low = balanced["ci95"][0]
@@ -201,7 +174,7 @@ def _answer(given: Material) -> list[str]:
     )
     return [
         *_leak_notes(given),
-        f'<dl class="headline">{"".join(boxes)}</dl>',
+        headlines(given.metrics),
         paragraph(
             f"{chance} An interval over patients says how far another sample of patients like these would differ; it "
             "says nothing of another hospital, detector or population, and this is no diagnostic device."
@@ -273,12 +246,12 @@ def _errors(given: Material) -> list[str]:
             chart.line(curve["x"], curve["y"], series, name)
     charts += [roc.diagonal().figure(), recall.figure()]
     rows = [
-        (name, _entry(given.metrics["auc_ovr"][name]), _entry(given.metrics["pr_auc"][name]))
+        (name, entry(given.metrics["auc_ovr"][name]), entry(given.metrics["pr_auc"][name]))
         for name in given.names
     ]
     counts = [(name, *counts) for name, counts in zip(given.names, matrix, strict=True)]
     ordinal = [
-        (name.replace("_", " "), _entry(given.metrics[name]))
+        (name.replace("_", " "), entry(given.metrics[name]))
         for name in ("quadratic_weighted_kappa", "mean_absolute_class_error", "c_index", "mcc", "macro_f1")
         if name in given.metrics
     ]
@@ -306,7 +279,7 @@ def _calibration(given: Material) -> list[str]:
             "as trained" if key == "before" else "temperature scaled",
         )  # fmt: skip
     rows = [
-        (name.replace("_", " "), *(_entry(found[key][name]) for key in ("before", "after") if key in found))
+        (name.replace("_", " "), *(entry(found[key][name]) for key in ("before", "after") if key in found))
         for name in ("ece", "calibration_error_debiased", "brier", "cross_entropy")
     ]
     head = (
@@ -354,7 +327,7 @@ def _decisions(given: Material) -> list[str]:
         name = question.replace("_", " ")
         fit = of["calibration"] or {"intercept": np.nan, "slope": np.nan}
         rows.append(
-            (name, of["positives"], _entry(of["auc"]), f"{fit['intercept']:.2f}", f"{fit['slope']:.2f}")
+            (name, of["positives"], entry(of["auc"]), f"{fit['intercept']:.2f}", f"{fit['slope']:.2f}")
         )
         curve = of["decision_curve"]
         highest = max(max(curve["model"]), 0.05)
@@ -399,7 +372,7 @@ def _subgroups(given: Material) -> list[str]:
         rows = [
             (
                 name + (" *" if of["few"] else ""), of["n"], of["patients"],
-                percent(of["accuracy"]), percent(of["balanced_accuracy"]), _entry(of["quadratic_weighted_kappa"]),
+                percent(of["accuracy"]), percent(of["balanced_accuracy"]), entry(of["quadratic_weighted_kappa"]),
             )
             for name, of in groups.items()
         ]  # fmt: skip

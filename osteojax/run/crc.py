@@ -6,6 +6,7 @@ power of x (as `crc32_combine` of zlib does for two parts). So every process wor
 layout, and the sum is `zlib.crc32` of the array's bytes in C order, to the bit.
 """
 
+import functools
 import math
 import zlib
 from collections.abc import Iterator
@@ -91,15 +92,22 @@ def _bits() -> Iterator[np.uint32]:
 def _powers(lengths: np.ndarray) -> np.ndarray:
     """x^(8 n) for each n of (N,) int64: what n further bytes do to a CRC."""
     result = np.full(len(lengths), _ONE, np.uint32)
-    base = np.full(1, 1 << 23, np.uint32)  # x^8
-    remaining = lengths.copy()
-    while remaining.any():
-        result = np.where(remaining & 1, _multiply(result, np.broadcast_to(base, result.shape)), result)
-        base = _multiply(base, base)
-        remaining >>= 1
+    for place in range(int(lengths.max(initial=0)).bit_length()):
+        further = _multiply(result, np.broadcast_to(_doubled(place), result.shape))
+        result = np.where(lengths >> place & 1, further, result)
     return result
 
 
+@functools.cache
+def _doubled(times: int) -> np.ndarray:
+    """x^(8 * 2^times), (1,): squared so often, and asked for with every array of every checkpoint."""
+    if times == 0:
+        return np.full(1, 1 << 23, np.uint32)
+    half = _doubled(times - 1)
+    return _multiply(half, half)
+
+
+@functools.cache
 def _crc_of_zeros(length: int) -> np.uint32:
     """`zlib.crc32` of so many zero bytes."""
     ones = np.full(1, 0xFFFFFFFF, np.uint32)

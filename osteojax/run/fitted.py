@@ -34,19 +34,17 @@ _TRAINING_IMAGES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
-    """What is known of a checkpoint beside its parameters.
+class Calibrated:
+    """What validation teaches about the answers of a network, or of several that answer as one.
 
     Attributes:
         logits, labels: (N, C) and (N,) of the validation images.
         temperature: that makes the logits' probabilities fit the labels.
-        novelty: what training images look like.
     """
 
     logits: np.ndarray
     labels: np.ndarray
     temperature: float
-    novelty: Novelty
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities (N, C) float64 of logits."""
@@ -58,14 +56,31 @@ class Fitted:
         return ConformalSets(self.probabilities(self.logits), self.labels)
 
 
-def fitted(run: Run) -> Fitted | None:
+@dataclasses.dataclass(frozen=True)
+class Fitted(Calibrated):
+    """What is known of a checkpoint beside its parameters.
+
+    Attributes:
+        novelty: what training images look like.
+        mirrored: (N, C) logits of the mirrored validation images; None where nobody asked for them yet.
+    """
+
+    novelty: Novelty
+    mirrored: np.ndarray | None = None
+
+
+def fitted(run: Run, *, mirrored: bool = False) -> Fitted | None:
     """What was fitted for this checkpoint; fitted now where that was not done yet and the run's dataset is at hand.
 
     None where the run has no validation split, or the dataset is not there.
+
+    Args:
+        run: the checkpoint.
+        mirrored: with the answers to the mirrored validation images, where the dataset is at hand.
     """
     path = run.workdir / "fitted" / f"step-{run.step}.npz"
     found = _load(path, run)
-    if found is not None:
+    if found is not None and (found.mirrored is not None or not mirrored):
         return found
     split = run.config.eval.split
     if split == NO_SPLIT:
@@ -79,9 +94,12 @@ def fitted(run: Run) -> Fitted | None:
             raise UserError(f"{dataset.directory} is not the run's own dataset")
         validation, training = dataset.source(split), dataset.source("train")
     except UserError as error:
-        log.warning("%s: probabilities are not calibrated, and nothing is flagged", error)
-        return None
-    result = _fit(run, validation, training)
+        if found is None:
+            log.warning("%s: probabilities are not calibrated, and nothing is flagged", error)
+        return found
+    result = found or _fit(run, validation, training)
+    if mirrored:
+        result = dataclasses.replace(result, mirrored=run.logits(Mirrored(validation)))
     if jax.process_index() == 0:
         try:
             with disk_errors(path):
@@ -117,6 +135,25 @@ class Some(Examples):
         return self._source.__getitems__([self._places[index] for index in indices])
 
 
+class Mirrored(Examples):
+    """The examples of a source with their images mirrored, left for right.
+
+    Args:
+        source: of the examples.
+    """
+
+    def __init__(self, source: Examples) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The mirrored examples at these places."""
+        found = self._source.__getitems__(indices)
+        return [example | {"image": np.asarray(example["image"])[:, ::-1]} for example in found]
+
+
 def _identity(run: Run) -> dict[str, Any]:
     """What tells the checkpoint: another one in its place is fitted anew."""
     arrays = run.record.get("arrays") or {}
@@ -133,6 +170,8 @@ def _save(path: Path, run: Run, result: Fitted) -> None:
     fields: dict[str, Any] = {"logits": result.logits, "labels": result.labels} | {
         field.name: np.asarray(getattr(result.novelty, field.name)) for field in dataclasses.fields(Novelty)
     }
+    if result.mirrored is not None:
+        fields["mirrored"] = result.mirrored
     stream = io.BytesIO()
     np.savez_compressed(
         stream,
@@ -152,9 +191,10 @@ def _load(path: Path, run: Run) -> Fitted | None:
                 log.info("%s belongs to another checkpoint; it is fitted anew", path)
                 return None
             arrays = {name: file[name] for name in _ARRAYS}
+            mirrored = file["mirrored"] if "mirrored" in file.files else None
             temperature = float(file["temperature"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         log.warning("%s is damaged (%s); it is fitted anew", path, type(error).__name__)
         return None
     logits, labels, rest = arrays.pop("logits"), arrays.pop("labels"), float(arrays.pop("rest"))
-    return Fitted(logits, labels, temperature, Novelty(rest=rest, **arrays))
+    return Fitted(logits, labels, temperature, Novelty(rest=rest, **arrays), mirrored)

@@ -11,12 +11,14 @@ import small
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from osteojax.calibration.temperature import fit_temperature
 from osteojax.cli.main import run
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.evaluate.evaluate import evaluate_run
 from osteojax.models.build import build
 from osteojax.models.network import Network
+from osteojax.predict.files import Images
 from osteojax.run import open as opening
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.train.experiment import read_experiment
@@ -202,3 +204,63 @@ def test_a_damaged_checkpoint_that_is_not_the_best_does_not_matter(workdir, tmp_
         if file.is_file():
             file.write_bytes(b"")
     assert evaluate_run(copy)["checkpoint_step"] == best
+
+
+@pytest.fixture(scope="module")
+def other(prepared, tmp_path_factory):
+    """A run of another seed."""
+    config = small.quick_config(prepared)
+    config.seed = 1
+    workdir = tmp_path_factory.mktemp("other")
+    train(config, workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("tta", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_ensemble_is_the_mean_with_a_temperature_of_its_own(workdir, other, tmp_path, tta):
+    flags = [
+        "evaluate",
+        f"--workdir={workdir}",
+        f"--workdir={other}",
+        f"--out={tmp_path}/both",
+        *["--tta"] * tta,
+    ]
+    assert run(flags) == 0
+    metrics = json.loads((tmp_path / "both" / "metrics.json").read_text())
+    runs = [opening.open_run(place) for place in (workdir, other)]
+
+    def mean(split):
+        """(N, C) probabilities."""
+        images = np.stack([example["image"] for example in runs[0].dataset().source(split)])
+        views = [images, images[:, :, ::-1]] if tta else [images]
+        said = [softmax(one.logits(Images(view)).astype(np.float64), -1) for one in runs for view in views]
+        return np.mean(said, axis=0)
+
+    with (tmp_path / "both" / "predictions.csv").open() as file:
+        rows = [[float(row[f"p_{name}"]) for name in small.CLASSES] for row in csv.DictReader(file)]
+    np.testing.assert_allclose(rows, mean("test"), atol=1e-5)
+    labels = np.asarray([example["label"] for example in runs[0].dataset().source("val")])
+    expected = fit_temperature(np.log(mean("val")), labels)
+    assert metrics["calibration"]["temperature"] == pytest.approx(expected, rel=1e-2)
+    assert metrics["conformal"]["validation_images"] == len(labels) and metrics["without_sets"] is None
+    assert [one["workdir"] for one in metrics["ensemble"]] == [str(workdir), str(other)]
+    assert metrics["tta"] is tta
+
+
+def test_an_ensemble_of_folds_is_refused_and_one_needs_a_folder(
+    workdir, other, tmp_path, monkeypatch, capsys
+):
+    assert run(["evaluate", f"--workdir={workdir}", f"--workdir={other}"]) == 2
+    assert "give --out" in capsys.readouterr().err
+    original = opening.open_run
+
+    def fold(place, step):
+        found = original(place, step)
+        found.config.fold = 1 if place == other else -1
+        return found
+
+    monkeypatch.setattr("osteojax.evaluate.evaluate.open_run", fold)
+    with pytest.raises(
+        UserError, match="are different folds: what one is tested on, the others learned from"
+    ):
+        evaluate_run(workdir, others=[other], out=tmp_path)

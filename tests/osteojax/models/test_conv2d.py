@@ -76,7 +76,11 @@ def test_equals_the_definition(case, impl):
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize(("case", "impl"), RUNS)
+# "auto" chooses among the others: its values are compared above, and where it takes Winograd below.
+@pytest.mark.parametrize(
+    ("case", "impl"),
+    [pytest.param(*run, marks=pytest.mark.slow) if run[1] == "auto" else run for run in RUNS],
+)
 def test_gradients_equal_those_of_the_definition(case, impl):
     """The convolution is bilinear, so <dy, conv(u, k)> = <dx, u> for every u, and likewise for the kernel."""
     x, kernel, how = arrays(case)

@@ -9,14 +9,15 @@ import numpy as np
 import pydicom
 import pytest
 import small
+from dicom_files import content, needs_highdicom, radiograph
 from PIL import Image
-from pydicom.dataset import FileDataset, FileMetaDataset
 from scipy.ndimage import zoom
 from scipy.special import softmax
 
 from data_prep.prepare import prepare
 from data_prep.preprocess import preprocess_file
 from osteojax import config as configs
+from osteojax.calibration.temperature import fit_temperature
 from osteojax.cli.main import run as command
 from osteojax.errors import UserError
 from osteojax.evaluate.evaluate import evaluate_run
@@ -166,24 +167,38 @@ def test_broken_files_have_a_reason_and_the_good_are_answered(workdir, source, t
     assert "2 answered" in told and "3 not read" in told
 
 
-def test_dicom_goes_through_the_same_way(workdir, predictor, source, tmp_path):
+def test_dicom_goes_through_the_same_way(predictor, source, tmp_path):
     pixels = picture(1, 17)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    image = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-    image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    image.Modality, image.PatientID = "DX", "p"
-    image.Rows, image.Columns = pixels.shape
-    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-    image.BitsAllocated = image.BitsStored = 8
-    image.HighBit, image.PixelRepresentation = 7, 0
-    image.PixelData = pixels.tobytes()
-    image.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    radiograph(tmp_path / "a.dcm", pixels)
     one, other = predictor.predict([tmp_path / "a.dcm", tmp_path / "a.png"])
     assert one.probabilities == other.probabilities
+
+
+@needs_highdicom
+def test_structured_reports_of_dicom_files_and_a_line_for_the_rest(workdir, tmp_path, capsys):
+    pixels = picture(1, 17)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    radiograph(tmp_path / "b.dcm", pixels)
+    call = ["predict", f"--workdir={workdir}", f"--sr={tmp_path}/sr", f"--out={tmp_path}/p.json"]
+    assert command([*call, f"{tmp_path}/a.png", f"{tmp_path}/b.dcm"]) == 0
+    assert f"1 structured reports in {tmp_path}/sr; 1 files are no DICOM files" in capsys.readouterr().out
+    report = pydicom.dcmread(tmp_path / "sr" / "00001-b.dcm")
+    numbers, said, _ = content(report)
+    answer = json.loads((tmp_path / "p.json").read_text())["predictions"][1]
+    for name, p in answer["probabilities"].items():
+        assert numbers[f"Probability of {name}"] == p
+    run = open_run(workdir)
+    (parameters,) = said["Algorithm Parameters"]
+    assert json.loads(parameters)["config_hash"] == run.record["config_hash"]
+    assert json.loads(parameters)["checkpoint_step"] == run.step
+    radiograph(tmp_path / "c.dcm", pixels, StudyInstanceUID=None)
+    assert command([*call, f"{tmp_path}/c.dcm", f"{tmp_path}/b.dcm"]) == 1
+    said = capsys.readouterr().out
+    assert (
+        f"no structured report of {tmp_path}/c.dcm: its DICOM header has no usable StudyInstanceUID" in said
+    )
+    assert "2 answered" in said and "1 structured reports" in said
 
 
 def test_strange_pictures_are_flagged_and_those_of_the_set_are_not(workdir, source, predictor, tmp_path):
@@ -203,22 +218,60 @@ def test_strange_pictures_are_flagged_and_those_of_the_set_are_not(workdir, sour
 
 
 @pytest.mark.slow
-def test_the_mean_of_an_ensemble_and_of_mirror_images_is_the_mean(workdir, source):
+def test_an_ensemble_and_mirror_images_answer_with_their_mean_and_its_own_temperature(workdir, source):
     file = next((source / "healthy").iterdir())
     runs = [open_run(workdir, step) for step in ("best", "last")]
-    singles = [Predictor([run]).predict([file])[0].probabilities for run in runs]
-    (both,) = Predictor(runs).predict([file])
-    for name in small.CLASSES:
-        assert both.probabilities[name] == pytest.approx(np.mean([p[name] for p in singles]))
-    assert both.conformal_set is None and both.out_of_distribution is not None
-    (mirrored,) = Predictor(runs[:1], tta=["mirror"]).predict([file])
-    flipped = Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    other = file.with_name("mirror.bmp")
-    flipped.save(other)
-    p = Predictor(runs[:1]).predict([other])[0].probabilities
-    other.unlink()
-    for name in small.CLASSES:
-        assert mirrored.probabilities[name] == pytest.approx((singles[0][name] + p[name]) / 2, abs=1e-3)
+    image = preprocess_file(file, Predictor(runs).spec)[None]
+    validation = runs[0].dataset().source("val")
+    for members, tta in ((runs, []), (runs[:1], ["mirror"]), (runs, ["mirror"])):
+        views = [np.stack([example["image"] for example in validation])]
+        asked = [image]
+        if tta:
+            views, asked = [*views, views[0][:, :, ::-1]], [image, image[:, :, ::-1]]
+
+        def mean(images, members=members):
+            said = [
+                softmax(run.logits(Images(each)).astype(np.float64), -1) for run in members for each in images
+            ]
+            return np.log(np.mean(said, axis=0))
+
+        temperature = fit_temperature(mean(views), fitted(runs[0]).labels)
+        predictor = Predictor(members, tta=tta)
+        (answer,) = predictor.predict([file])
+        expected = softmax(mean(asked) / temperature, -1)[0]
+        assert list(answer.probabilities.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+        assert predictor.without_sets is None and answer.calibrated and answer.conformal_set is not None
+        assert answer.out_of_distribution is not None
+
+
+def test_folds_have_no_sets_and_each_its_own_temperature(workdir, source, predictor, capsys):
+    run = open_run(workdir)
+    other = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+    other.config.fold = 1
+    folds = Predictor([run, other])
+    assert "different folds" in folds.without_sets and folds.calibrated
+    file = next((source / "healthy").iterdir())
+    (answer,), (alone,) = folds.predict([file]), predictor.predict([file])
+    assert answer.conformal_set is None
+    assert list(answer.probabilities.values()) == pytest.approx(list(alone.probabilities.values()))
+
+
+def test_mirror_images_without_the_dataset_have_no_sets(workdir, source, tmp_path):
+    shutil.copytree(workdir, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved" / "fitted", ignore_errors=True)
+    run = open_run(tmp_path / "moved")
+    assert fitted(run).mirrored is None
+    run.config.data.dir = str(tmp_path / "nowhere")
+    predictor = Predictor([run], tta=["mirror"])
+    assert "not at hand to see what it says of mirrored images" in predictor.without_sets
+    (answer,) = predictor.predict([next((source / "healthy").iterdir())])
+    assert answer.calibrated and answer.conformal_set is None
+    again = open_run(tmp_path / "moved")
+    known = fitted(again, mirrored=True)
+    validation = again.dataset().source("val")
+    turned = Images(np.stack([example["image"] for example in validation])[:, :, ::-1])
+    np.testing.assert_array_equal(known.mirrored, again.logits(turned))
+    np.testing.assert_array_equal(fitted(again, mirrored=True).mirrored, known.mirrored)  # from the file
 
 
 def test_runs_on_other_images_are_no_ensemble(workdir):

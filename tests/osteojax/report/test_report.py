@@ -1,19 +1,15 @@
 """The report: what it says against the run's record, hostile text, leaks, and accessibility in a real browser."""
 
 import dataclasses
-import html
-import html.parser
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import small
+from pages import needs_browser, outline, violations
 
 from osteojax.cli.main import run as command
 from osteojax.data import leaks
@@ -38,36 +34,6 @@ def workdir(prepared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def material(workdir):
     return gather(workdir)
-
-
-class Outline(html.parser.HTMLParser):
-    """Every element is closed, in order; collects what the tests ask for."""
-
-    VOID = frozenset(("meta", "img", "br", "line", "polyline", "polygon", "circle", "rect", "input", "link"))
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.words = [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def outline(text_of_page):
-    found = Outline()
-    found.feed(text_of_page)
-    assert found.open == []
-    return found
 
 
 def test_the_page_is_whole_needs_no_network_and_says_what_metrics_json_says(material):
@@ -210,29 +176,9 @@ def test_without_the_dataset_it_is_said(workdir, tmp_path):
     assert "dataset is not at hand" in page(away)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-AXE = os.environ.get("OSTEOJAX_TEST_AXE", "")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium")
+@needs_browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious(material, tmp_path, width, dark):
-    if not Path(AXE).is_file():
-        pytest.skip("no axe-core: npm pack axe-core, unpack, and set OSTEOJAX_TEST_AXE to its axe.min.js")
-    script = (
-        f"<script>{Path(AXE).read_text()}</script><script>axe.run().then(r => {{document.body.innerHTML = "
-        "'<pre>FOUND' + JSON.stringify(r.violations.map(v => [v.id, v.impact, v.nodes.map(n => n.html)])) + "
-        "'END</pre>'})</script>"
-    )
-    (tmp_path / "page.html").write_text(page(material).replace("</body>", script + "</body>"))
-    call = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    call += ["--virtual-time-budget=30000", "--dump-dom", f"--user-data-dir={tmp_path}/profile"]
-    call += ["--blink-settings=preferredColorScheme=0"] * dark
-    done = subprocess.run(
-        [*call, f"file://{tmp_path}/page.html"], capture_output=True, text=True, timeout=180
-    )
-    found = re.search("FOUND(.*)END", done.stdout, re.DOTALL)
-    assert found, done.stdout[-500:]
-    assert json.loads(html.unescape(found[1])) == []
+    assert violations(page(material), tmp_path, width=width, dark=dark) == []

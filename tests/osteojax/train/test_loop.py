@@ -118,7 +118,7 @@ def test_no_optimizer_state_is_allocated_for_frozen_parameters(frozen_run):
     assert moments and all("head/" in k or "stage4/" in k for k in moments)
 
 
-@pytest.mark.parametrize("data, fsdp", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("data, fsdp", [(1, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_gradual_unfreezing_starts_at_its_step_and_keeps_the_other_moments(
     prepared, tmp_path, monkeypatch, data, fsdp
 ):
@@ -144,7 +144,9 @@ def test_gradual_unfreezing_starts_at_its_step_and_keeps_the_other_moments(
 # --- resuming ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("killed_after", [1, 3, 4])
+@pytest.mark.parametrize(
+    "killed_after", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_run_that_dies_and_resumes_is_the_same_run(reference, tmp_path, monkeypatch, killed_after):
     config, whole = reference
 
@@ -191,7 +193,9 @@ def damage_record(folder):
     (folder / "record" / "metadata").write_text('{"step": 6, "bes')
 
 
-@pytest.mark.parametrize("damage", [damage_bit, damage_truncate, damage_record])
+@pytest.mark.parametrize(
+    "damage", [damage_bit, pytest.param(damage_truncate, marks=pytest.mark.slow), damage_record]
+)
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(
     reference, tmp_path, caplog, damage
 ):
@@ -246,7 +250,7 @@ def on(config, data, fsdp=1):
     return moved
 
 
-@pytest.mark.parametrize("data, fsdp", [(4, 1), (2, 2)])
+@pytest.mark.parametrize("data, fsdp", [pytest.param(4, 1, marks=pytest.mark.slow), (2, 2)])
 def test_devices_and_layouts_agree(reference, tmp_path, monkeypatch, data, fsdp):
     config, whole = reference
     monkeypatch.setattr("osteojax.devices.mesh.SMALLEST_SPLIT", 64)  # so that even this network is split
@@ -257,23 +261,31 @@ def test_devices_and_layouts_agree(reference, tmp_path, monkeypatch, data, fsdp)
     )
 
 
-def test_checkpoints_restore_on_other_numbers_of_devices(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ((2, 2, 2), (1, 1, 6)),
+        pytest.param(((4, 2, 2), (1, 1, 4), (2, 2, 6)), marks=pytest.mark.slow),
+    ],
+)
+def test_checkpoints_restore_on_other_numbers_of_devices(prepared, tmp_path, monkeypatch, parts):
     monkeypatch.setattr("osteojax.devices.mesh.SMALLEST_SPLIT", 64)
     config = everything(prepared)
     config.optimizer.schedule = (
         "constant"  # a schedule over the whole run would see that the parts are shorter
     )
     train(config, tmp_path / "whole")
-    for data, fsdp, steps in ((4, 2, 2), (1, 1, 4), (2, 2, 6)):
+    for data, fsdp, steps in parts:
         part = on(config, data, fsdp)
         part.epochs = steps / 3
         train(part, tmp_path / "parts", force=True)
-    whole, parts = (
+    whole, restored = (
         saved(tmp_path / name, 6, ("params", "batch_stats", "opt_state")) for name in ("whole", "parts")
     )
-    assert_close(parts, whole, 1e-4)
+    assert_close(restored, whole, 1e-4)
 
 
+@pytest.mark.slow  # test_norm.py has the layer's statistics by device, test_start.py that the mesh is looked at
 def test_batch_norm_per_device_differs_from_the_global_one(prepared, tmp_path):
     config = on(small.quick_config(prepared), 2)
     config.epochs = 1.0
@@ -399,23 +411,30 @@ def test_killed_at_twenty_random_steps_it_is_the_same_run_to_the_bit(long_run, t
         assert_same_bits(saved(workdir), saved(tmp_path / "whole"))
 
 
-def test_two_processes_of_two_devices_equal_one_of_four_and_one_device(prepared, tmp_path):
+@pytest.mark.parametrize(
+    "steps, layouts",
+    [
+        (6, {"one": 1}),
+        pytest.param(20, {"one": 1, "four": 4}, marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_of_two_devices_equal_one_process(prepared, tmp_path, steps, layouts):
     config = small.quick_config(prepared)
-    config.epochs = 20 / 3
+    config.epochs = steps / 3
     # Plain SGD: AdamW's first steps are g / |g|, which turns rounding of small gradients into whole steps.
     config.optimizer.update(name="sgd", learning_rate=1e-2)
     config.augment.update(flip=True, rotate=10.0)
     runs = {}
-    for name, devices in (("one", 1), ("four", 4)):
+    for name, devices in layouts.items():
         train(on(config, devices), tmp_path / name)
-        runs[name] = saved(tmp_path / name, 20)
+        runs[name] = saved(tmp_path / name, steps)
     file = small.write_config(tmp_path / "config.py", on(config, -1))
     for process in launch(file, tmp_path / "hosts", 2, 2):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-    runs["hosts"] = saved(tmp_path / "hosts", 20)
-    assert_close(runs["hosts"], runs["one"], 1e-5)
-    assert_close(runs["hosts"], runs["four"], 1e-5)
+    hosts = saved(tmp_path / "hosts", steps)
+    for name in layouts:
+        assert_close(hosts, runs[name], 1e-5)
     assert len(metrics_of(tmp_path / "hosts").splitlines()) == len(metrics_of(tmp_path / "one").splitlines())
 
 
