@@ -31,6 +31,7 @@ def test_the_accelerator_benchmark_in_its_tiny_form(tmp_path):
     assert all(row["difference"] < 0.05 and min(row["seconds"].values()) > 0 for row in found["bm3d"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_time_is_said_to_be_skipped(tmp_path):
     command = [sys.executable, "benchmarks/accelerator.py", "--tiny", f"--out={tmp_path}", "--seconds=0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

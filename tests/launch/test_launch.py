@@ -108,6 +108,7 @@ def test_a_command_that_is_not_there_is_final(stand_ins):
     assert run(RESTART).returncode == 64
 
 
+@pytest.mark.slow
 def test_a_run_on_eight_devices_loses_four_and_goes_on(prepared, tmp_path):
     config = small.quick_config(prepared)
     config.epochs, config.log_every, config.mesh.data = 10.0, 1, -1

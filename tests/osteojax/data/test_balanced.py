@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from osteojax.data.balanced import Balanced
 from osteojax.data.batches import BatchPlan, train_iterator
+from osteojax.data.dataset import Examples
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 0])
 
@@ -35,11 +36,11 @@ def test_the_order_is_a_function_of_the_seed_and_new_in_each_epoch():
     assert epochs[0] != [Balanced(LABELS, 4)[p] for p in range(24)]
 
 
-class Source:
+class Source(Examples):
     """Notes what is read of it."""
 
     def __init__(self):
-        self.read = set()
+        self.seen = set()
 
     def __len__(self):
         return len(LABELS)
@@ -48,7 +49,7 @@ class Source:
         return {"image": np.full((2, 2, 1), i, np.float32), "label": LABELS[i]}
 
     def __getitems__(self, indices):
-        self.read |= set(indices)
+        self.seen |= set(indices)
         return [self[i] for i in indices]
 
 
@@ -60,6 +61,6 @@ def test_batches_follow_the_order_and_each_host_reads_only_its_rows(hosts):
         source, plan = Source(), BatchPlan(len(order), 4, 2, host, hosts)
         batches = list(train_iterator(source, plan, seed=1, steps=6, threads=0, order=order))
         parts.append([batch["index"] for batch in batches])
-        assert source.read <= set(np.concatenate(parts[-1]))
+        assert source.seen <= set(np.concatenate(parts[-1]))
     rows = np.concatenate([np.concatenate(step) for step in zip(*parts, strict=True)])
     assert rows.tolist() == [order[p] for p in range(24)]

@@ -151,8 +151,14 @@ def test_an_interval_holds_the_value_and_shrinks_with_more_patients(name):
 
 
 # Lowest coverage over these cells in benchmarks/interval_coverage.py, less three standard errors of 200 samples.
-@pytest.mark.parametrize("signal", [0.6, 1.8, 3.6])
-@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize(
+    "images, signal",
+    [
+        (1, 3.6),
+        (4, 0.6),
+        *(pytest.param(*cell, marks=pytest.mark.slow) for cell in ((1, 0.6), (1, 1.8), (4, 1.8), (4, 3.6))),
+    ],
+)
 def test_few_patients_are_covered(signal, images):
     def simulated(rng, patients, images):
         patient = np.repeat(np.arange(patients), rng.integers(1, images + 1, patients))

@@ -264,7 +264,7 @@ def test_devices_and_layouts_agree(reference, tmp_path, monkeypatch, data, fsdp)
 @pytest.mark.parametrize(
     "parts",
     [
-        ((2, 2, 2), (1, 1, 6)),
+        pytest.param(((2, 2, 2), (1, 1, 6)), marks=pytest.mark.slow),
         pytest.param(((4, 2, 2), (1, 1, 4), (2, 2, 6)), marks=pytest.mark.slow),
     ],
 )
@@ -353,6 +353,8 @@ def test_the_run_writes_down_what_it_did(reference):
 
 def test_profile_writes_a_trace(quick, tmp_path):
     quick.epochs = 6.0
+    quick.eval.split = "none"
+    quick.checkpoint.every_steps = 18
     train(quick, tmp_path, profile=True)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -382,7 +384,9 @@ def long_run(prepared, tmp_path):
 
 
 def test_sigterm_saves_and_exits_with_its_own_status(long_run, tmp_path):
-    config, file = long_run
+    config, _ = long_run
+    config.eval.every_steps = config.checkpoint.every_steps = 10
+    file = small.write_config(tmp_path / "config.py", config)
     train(config, tmp_path / "whole")
     process = subprocess.Popen(**command(file, tmp_path / "run"))
     wait_for_step(tmp_path / "run", 4, process)

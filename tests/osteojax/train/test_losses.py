@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osteojax.data.dataset import PreparedDataset
+from osteojax.data.memory import InMemory
 from osteojax.errors import UserError
 from osteojax.models.build import build
 from osteojax.models.network import Network
@@ -30,7 +31,7 @@ def loss(name, common=None, **own):
 
 
 def source(*labels):
-    return [{"label": label} for label in labels]
+    return InMemory(np.zeros((len(labels), 1)), np.asarray(labels, np.int32))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

@@ -169,6 +169,19 @@ def test_activations_of_something_else_are_not_found(cached, cache, tmp_path, ch
     np.testing.assert_allclose(everything_of(found.train), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_weights_behind_the_prefix_do_not_count(cached, cache):
+    """Seeds of one pretrained network differ in their heads, and share the cache."""
+    feed_of(cached)
+    before = keys(cache)
+    recipe, dataset = recipe_of(cached), PreparedDataset.open(cached.data.dir)
+    params, stats = recipe.network.init()
+    params = {path: p + 1 if path.startswith(("stage4", "head")) else p for path, p in params.items()}
+    mesh = make_mesh(1, 1, jax.devices()[:1])
+    plan = plan_for(batch_sharding(mesh), dataset.splits["train"], 8)
+    feed.choose(recipe, "tiny", dataset, recipe.init_state(params, stats), 0, plan, mesh)
+    assert keys(cache) == before
+
+
 @pytest.mark.parametrize("field", ["weights", "upto", "dataset", "preprocessing"])
 def test_a_folder_under_a_false_name_is_refused(cached, cache, tmp_path, field):
     feed_of(cached)
@@ -438,7 +451,8 @@ def test_two_hosts_build_a_cache_together(cached, tmp_path, shared):
 # --- where the split is held -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("augmented", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.slow
 def test_where_a_split_is_held_changes_no_bit(prepared, tmp_path, augmented):
     config = small.quick_config(prepared)
     if augmented:
@@ -450,6 +464,18 @@ def test_where_a_split_is_held_changes_no_bit(prepared, tmp_path, augmented):
         texts.add(metrics_of(tmp_path / hold))
         assert_same_bits(saved(tmp_path / hold), saved(tmp_path / "disk"))
     assert len(texts) == 1
+
+
+def test_row_numbers_count_through_the_views():
+    rows = feed.Rows(np.arange(5, dtype=np.int32), views=3)
+    found, labels = rows.read([4, 0], view=2)
+    assert found.tolist() == [14, 10] and labels.tolist() == [4, 0]
+
+
+def test_mixed_images_have_no_cache(cached, tmp_path):
+    cached.mix.mixup = 0.2
+    with pytest.raises(UserError, match=r"mix\.\* mixes images, and train\.cache_prefix has none"):
+        train(cached, tmp_path / "run")
 
 
 def test_a_split_that_memory_cannot_hold_is_read_from_disk(quick, monkeypatch, caplog):

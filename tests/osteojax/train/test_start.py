@@ -320,8 +320,14 @@ def test_a_record_that_was_changed_is_damage(again, change, caplog):
     assert steps_of(workdir) == [3, 6]
 
 
-@pytest.mark.parametrize("step", [3, 6])
-@pytest.mark.parametrize("text", ["", "{", "[1]"])
+@pytest.mark.parametrize(
+    "text, step",
+    [
+        ("", 6),
+        ("{", 3),
+        *(pytest.param(*p, marks=pytest.mark.slow) for p in (("", 3), ("{", 6), ("[1]", 3), ("[1]", 6))),
+    ],
+)
 def test_damaged_metrics_of_a_checkpoint_lose_nothing(again, step, text):
     config, workdir = again
     best = newest(workdir)[1]["best"]["best_step"]
@@ -410,7 +416,10 @@ def events_of(workdir):
     ]
 
 
-@pytest.mark.parametrize("killed_after", [2, 4, 5])
+@pytest.mark.parametrize(
+    "killed_after",
+    [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow)],
+)
 def test_after_a_resume_no_step_is_told_twice(quick, tmp_path, monkeypatch, killed_after):
     quick.log_every = 1
     train(quick, tmp_path / "whole")
