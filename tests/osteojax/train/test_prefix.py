@@ -529,4 +529,5 @@ def test_pixels_that_are_finer_are_held_as_they_are():
     images[:100] = np.round(images[:100] * 64) / 64  # the first chunks could be packed
     held = memory.hold(InMemory(images, np.arange(200, dtype=np.int32)), pixels=True)
     assert held.images.dtype == np.float32
+    assert held.labels().tolist() == list(range(200))
     np.testing.assert_array_equal(held.images, images)
