@@ -16,10 +16,12 @@ Array = NDArray[np.float32]
 
 # Side in pixels of what is kept of an image.
 THUMBNAIL = 128
-# The band that is compared, standard deviations in pixels: finer is lost by blur and compression, coarser is anatomy.
-_FINE, _COARSE = 1.0, 4.0
-# Side in pixels of what is compared at a time, and how many of these there must be.
-_TILE, _TILES = 16, 12
+# Bands, (fine, coarse) standard deviations in pixels: what is aligned by, and what is compared then. Coarser detail is
+# anatomy, which other knees have too.
+_ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
+# Side in pixels of what is compared at a time, how many of these there must be, and which share of them may be less
+# alike than is told.
+_TILE, _TILES, _SPARED = 16, 12, 0.4
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
 
 
@@ -30,8 +32,8 @@ class Alignment:
     Attributes:
         matrix: float64 (2, 3), maps (x, y, 1) in units of the sides of one to x and y of the other.
         inverted: whether bright and dark are swapped.
-        correlation: of the fine detail, -1 to 1: the median over the tiles that both show, so that text, borders and
-            what a window clips do not count.
+        correlation: of the fine detail, -1 to 1: what three fifths of the tiles exceed that have some in both, so that
+            text, borders and what a window clips do not count.
     """
 
     matrix: NDArray[np.float64]
@@ -62,29 +64,25 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     Returns:
         None where nothing near the map makes the two alike, or they have too little in common.
     """
-    ours = _detail(part)
     pixels = _in_pixels(matrix)
-    theirs, seen = _laid_under(whole, pixels)
-    a, b = ours[seen], theirs[seen]
-    inverted = bool(a.size and np.vdot(a - a.mean(), b - b.mean()) < 0)
+    moved, seen = _laid_under(whole, pixels)
+    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(moved, *_ALIGNED_BY)
+    inverted = bool((ours * theirs)[seen].sum() < 0)
     sign = np.float32(-1 if inverted else 1)
+    start, mask = np.eye(2, 3, dtype=np.float32), seen.astype(np.uint8)
     try:
-        _, step = cv2.findTransformECC(
-            ours,
-            sign * theirs,
-            np.eye(2, 3, dtype=np.float32),
-            cv2.MOTION_AFFINE,
-            _STEPS,
-            seen.astype(np.uint8),
-            1,
-        )
+        _, step = cv2.findTransformECC(ours, sign * theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
     except cv2.error:  # it does not converge
         return None
     pixels = pixels @ np.vstack([step, [0, 0, 1]])
     refined = _in_units(pixels)
     if not credible(refined):
         return None
-    theirs, seen = _laid_under(whole, pixels)
+    moved, seen = _laid_under(whole, pixels)
+    # Enlarging a crop blurs it: the part is blurred as much, so that neither has detail that the other lacks.
+    enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
+    ours = _detail(gaussian_filter(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
+    theirs = _detail(gaussian_filter(moved, 0.5), *_COMPARED)
     correlation = _tiles(ours, sign * theirs, seen)
     return None if correlation is None else Alignment(refined, inverted, correlation)
 
@@ -100,31 +98,31 @@ def _sampling(source: int) -> Array:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def _detail(image: NDArray) -> Array:
-    """Band-passed image (n, n) with local contrast evened out: exposure, window and gamma drop out."""
+def _detail(image: NDArray, fine: float, coarse: float) -> Array:
+    """Band-passed image (n, n) with local contrast evened out: exposure, window and gamma drop out.
+
+    Args:
+        fine: standard deviation in pixels of what is smoothed away, 0 for nothing.
+        coarse: standard deviation in pixels of what is subtracted.
+    """
     image = image.astype(np.float32) / np.float32(255.0)
-    band = gaussian_filter(image, _FINE) - gaussian_filter(image, _COARSE)
-    energy = gaussian_filter(band * band, 1.5 * _COARSE)
+    band = (gaussian_filter(image, fine) if fine else image) - gaussian_filter(image, coarse)
+    energy = gaussian_filter(band * band, 1.5 * coarse)
     # 0.004 is a grey level: flat background is not blown up into texture.
     return band / (np.sqrt(np.maximum(energy, 0.0)) + np.float32(0.004))
 
 
 def _laid_under(whole: NDArray[np.uint8], pixels: NDArray[np.float64]) -> tuple[Array, NDArray[np.bool_]]:
-    """The detail of `whole` in the frame of the part, and where there is any."""
+    """`whole` in the frame of the part, and where it shows anything."""
     size, backwards = (THUMBNAIL, THUMBNAIL), cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(
-        whole.astype(np.float32),
-        pixels,
-        size,
-        flags=cv2.INTER_LINEAR | backwards,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    flags, edge = cv2.INTER_LINEAR | backwards, cv2.BORDER_REPLICATE
+    moved = cv2.warpAffine(whole.astype(np.float32), pixels, size, flags=flags, borderMode=edge)
     seen = cv2.warpAffine(np.ones_like(whole), pixels, size, flags=cv2.INTER_NEAREST | backwards)
-    return _detail(moved), seen > 0
+    return moved, seen > 0
 
 
 def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
-    """Median over tiles of the normalised cross-correlation, or None of too few."""
+    """Quantile over tiles of the normalised cross-correlation, or None of too few."""
     count = THUMBNAIL // _TILE
 
     def tiled(values: NDArray) -> NDArray:
@@ -133,13 +131,12 @@ def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
     a, b = tiled(ours), tiled(theirs)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    # A tile of background has nothing to compare in either; one that is blank in a single image differs.
-    textured = np.maximum(*norms) > 0.3 * _TILE
-    used = (tiled(seen).mean(1) > 0.9) & textured
+    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped.
+    used = (tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE)
     if used.sum() < _TILES:
         return None
-    alike = (a * b).sum(1)[used] / np.maximum(norms[0] * norms[1], 1e-6)[used]
-    return float(np.median(alike))
+    alike = (a * b).sum(1)[used] / (norms[0] * norms[1])[used]
+    return float(np.quantile(alike, _SPARED))
 
 
 # Pixel 0 of a thumbnail lies half a pixel within.

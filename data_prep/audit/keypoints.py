@@ -54,7 +54,7 @@ def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
             nfeatures=count, contrastThreshold=0.0, edgeThreshold=20
         ).detectAndCompute(view, None)
         if values is not None and len(found):
-            points.append(np.array([p.pt for p in found], np.float32) / np.array([width, height], np.float32))
+            points.append(cv2.KeyPoint.convert(found) / np.array([width, height], np.float32))
             descriptors.append(_unsigned(values))
     return Keypoints(np.concatenate(points), np.concatenate(descriptors))
 
