@@ -8,7 +8,6 @@ import dataclasses
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from data_prep.audit.keypoint_index import credible
 
@@ -22,7 +21,7 @@ _ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
 # Side in pixels of what is compared at a time, how many of these there must be, and which share of them may be less
 # alike than is told.
 _TILE, _TILES, _SPARED = 16, 12, 0.4
-_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 40, 1e-4)
+_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,8 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     moved, seen = _laid_under(whole, pixels)
     # Enlarging a crop blurs it: the part is blurred as much, so that neither has detail that the other lacks.
     enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
-    ours = _detail(gaussian_filter(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
-    theirs = _detail(gaussian_filter(moved, 0.5), *_COMPARED)
+    ours = _detail(_smooth(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
+    theirs = _detail(_smooth(moved, 0.5), *_COMPARED)
     correlation = _tiles(ours, sign * theirs, seen)
     return None if correlation is None else Alignment(refined, inverted, correlation)
 
@@ -106,10 +105,14 @@ def _detail(image: NDArray, fine: float, coarse: float) -> Array:
         coarse: standard deviation in pixels of what is subtracted.
     """
     image = image.astype(np.float32) / np.float32(255.0)
-    band = (gaussian_filter(image, fine) if fine else image) - gaussian_filter(image, coarse)
-    energy = gaussian_filter(band * band, 1.5 * coarse)
+    band = (_smooth(image, fine) if fine else image) - _smooth(image, coarse)
+    energy = _smooth(band * band, 1.5 * coarse)
     # 0.004 is a grey level: flat background is not blown up into texture.
     return band / (np.sqrt(np.maximum(energy, 0.0)) + np.float32(0.004))
+
+
+def _smooth(image: Array, sigma: float) -> Array:
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
 
 
 def _laid_under(whole: NDArray[np.uint8], pixels: NDArray[np.float64]) -> tuple[Array, NDArray[np.bool_]]:

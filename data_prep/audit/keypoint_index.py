@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from data_prep.audit.keypoints import DIMENSIONS, Keypoints
 
 # Descriptors that are compared with all others, exactly; of more, approximately.
-_EXACT = 20_000
+_EXACT = 8_000
 # Neighbours of a keypoint, those within its own image among them.
 _NEIGHBOURS = 12
 # Images that are looked at for a map, the most neighbours first, and the fewest keypoints that must agree on one.
-_LOOKED_AT = 20
-_AGREE = 5
+_LOOKED_AT = 10
+_AGREE = 8
 # How far apart keypoints may be that agree, in units of a side.
 _TOLERANCE = 0.02
 # Of a map: sides change by at most a factor of 3, against each other by 2.5, and keep their angle to 20 degrees.
@@ -116,7 +116,7 @@ def _fit(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[NDArra
     RANSAC of OpenCV, whose draws are the same each time.
     """
     matrix, inliers = cv2.estimateAffine2D(
-        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=1000, confidence=0.995
+        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=500, confidence=0.995
     )
     if matrix is None or not np.isfinite(matrix).all():
         return None

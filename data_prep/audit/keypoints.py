@@ -16,7 +16,7 @@ DIMENSIONS = 128
 # Sides in pixels (height, width) under which an image is looked at, and how many keypoints are kept of each. A half of
 # a radiograph of both knees, squashed to the same square, has the whole's proportions again in the second or third,
 # and a crop to half of each side has its scale in the last.
-_VIEWS = (((192, 192), 200), ((192, 96), 80), ((96, 192), 80), ((96, 96), 60))
+_VIEWS = (((160, 160), 200), ((160, 80), 80), ((80, 160), 80), ((80, 80), 60))
 
 # A descriptor is 4 x 4 cells of 8 orientations. Mirrored along its main orientation, the rows of cells swap and
 # orientations change sign; inverted, all gradients turn round, and the main orientation with them: both axes swap.

@@ -28,7 +28,7 @@ ACCEPT = 0.77
 # Images that are looked at together; bounds memory.
 _BLOCK = 1024
 # Candidates of an image that are aligned, those first of which most keypoints agree.
-_ALIGNED = 4
+_ALIGNED = 2
 # Candidates that are aligned together.
 _AT_A_TIME = 256
 # Of two images, the one is larger that shows this much more; of equals the later one is the copy.
@@ -207,7 +207,8 @@ def _verified(
 def _pair(candidate: Candidate, query: NDArray[np.uint8], known: NDArray[np.uint8]) -> NearDuplicate | None:
     """The pair after alignment, the one that shows less as the part, or None if it cannot be aligned."""
     part, whole, matrix = candidate.query, candidate.known, candidate.matrix
-    if abs(np.linalg.det(matrix[:, :2])) > _LARGER:
+    larger = abs(float(np.linalg.det(matrix[:, :2])))
+    if larger > _LARGER or (larger > 1 / _LARGER and part < whole):
         part, whole, query, known = whole, part, known, query
         matrix = cv2.invertAffineTransform(matrix)
     aligned = align(query, known, matrix)
