@@ -70,7 +70,7 @@ def find_near_duplicates(
 ) -> list[NearDuplicate]:
     """Finds pairs of which one is a copy of the other, of a part of it, or of what both were cut from.
 
-    Time grows with the number of images, and a little faster through the lookup; memory is about 28 KiB an image.
+    Time grows with the number of images, and a little faster through the lookup; memory is about 30 KiB an image.
 
     Args:
         images: (height, width) each, any range; taken once, a block at a time.

@@ -15,7 +15,7 @@ from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, fi
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 CONFIG = PhantomConfig(image_size=(224, 224), seed=5)
-KNEE_OA = Path(__file__).resolve().parents[3] / "shared/data/knee_oa_kl"
+KNEE_OA = Path(__file__).resolve().parents[4] / "shared/data/knee_oa_kl"
 
 
 @pytest.fixture(scope="module")
