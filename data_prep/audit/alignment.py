@@ -108,7 +108,7 @@ def _detail(image: NDArray, fine: float, coarse: float) -> Array:
     band = (_smooth(image, fine) if fine else image) - _smooth(image, coarse)
     energy = _smooth(band * band, 1.5 * coarse)
     # 0.004 is a grey level: flat background is not blown up into texture.
-    return band / (np.sqrt(np.maximum(energy, 0.0)) + np.float32(0.004))
+    return (band / (np.sqrt(np.maximum(energy, 0.0)) + 0.004)).astype(np.float32)
 
 
 def _smooth(image: Array, sigma: float) -> Array:
