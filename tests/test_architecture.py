@@ -42,6 +42,7 @@ FLOORS = {
 }
 # What may import data_prep, beside the command line: the checks of equal preparation, and prediction.
 MAY_IMPORT_DATA_PREP = {
+    "osteojax.evaluate.near_copies",
     "osteojax.run.preparation",
     "osteojax.predict.explain",
     "osteojax.predict.files",

@@ -6,15 +6,17 @@ to do with the bone, file size or border or age, and yet predict the label: what
 what a network has to beat before its accuracy means anything.
 """
 
+import collections
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.audit.near_duplicates import NearDuplicate, find_near_duplicates, thumbnail
+from data_prep.audit.alignment import THUMBNAIL, thumbnail
+from data_prep.audit.near_duplicates import NearDuplicate, find_near_duplicates
 from data_prep.audit.record import AuditRecord
 from data_prep.audit.shortcuts import score_shortcuts
 from data_prep.split import connected_groups
@@ -61,6 +63,8 @@ class Audit:
                     "labels": [self.records[pair.part].label, self.records[pair.whole].label],
                     "box": [round(edge, 4) for edge in pair.box],
                     "mirrored": pair.mirrored,
+                    "rotation": round(pair.rotation, 2),
+                    "inverted": pair.inverted,
                     "correlation": round(pair.correlation, 4),
                 }
                 for pair in self.near_duplicates
@@ -90,12 +94,20 @@ def audit_records(
         shortcuts: whether to score the trivial cues.
         seed: of the folds and the bootstrap.
     """
-    thumbnails = np.zeros((len(records), *thumbnail(np.zeros((2, 2))).shape), np.uint8)
-    if near_duplicates or shortcuts:
-        for index in range(len(records)):
-            thumbnails[index] = thumbnail(load(index))
     contents = _same_content(records)
-    pairs = _near_duplicates(records, contents, thumbnails) if near_duplicates else []
+    thumbnails = np.zeros((len(records), THUMBNAIL, THUMBNAIL), np.uint8)
+
+    def images() -> Iterator[NDArray[np.floating]]:
+        for index in range(len(records)):
+            image = load(index)
+            thumbnails[index] = thumbnail(image)
+            yield image
+
+    pairs: list[NearDuplicate] = []
+    if near_duplicates:
+        pairs = _near_duplicates(records, contents, images())
+    elif shortcuts:
+        collections.deque(images(), maxlen=0)  # for the thumbnails alone
     copies: list[list[tuple[str, object]]] = [[("content", r.sha256)] for r in records]
     for number, pair in enumerate(pairs):
         for index in (pair.part, pair.whole):
@@ -138,13 +150,16 @@ def _group_names(records: Sequence[AuditRecord], components: Sequence[int]) -> t
 
 
 def _near_duplicates(
-    records: Sequence[AuditRecord], contents: Sequence[tuple[int, ...]], thumbnails: NDArray[np.uint8]
+    records: Sequence[AuditRecord],
+    contents: Sequence[tuple[int, ...]],
+    images: Iterable[NDArray[np.floating]],
 ) -> list[NearDuplicate]:
     """Near duplicates among one representative of each content; pairs of one patient are joined already."""
-    first = np.array([group[0] for group in contents])
-    patients = [{records[i].patient_id for i in group} for group in contents]
-    pairs = find_near_duplicates(thumbnails[first], same=lambda a, b: not patients[a].isdisjoint(patients[b]))
-    return [
-        NearDuplicate(int(first[p.part]), int(first[p.whole]), p.box, p.mirrored, p.correlation)
-        for p in pairs
-    ]
+    first = [group[0] for group in contents]
+    chosen, patients = set(first), [{records[i].patient_id for i in group} for group in contents]
+    pairs = find_near_duplicates(
+        (image for index, image in enumerate(images) if index in chosen),
+        len(first),
+        same=lambda a, b: not patients[a].isdisjoint(patients[b]),
+    )
+    return [dataclasses.replace(p, part=first[p.part], whole=first[p.whole]) for p in pairs]

@@ -27,6 +27,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate another dataset although patients or images of it are in the training data",
     )
+    parser.add_argument(
+        "--no_near_copies",
+        action="store_true",
+        help="do not look for near copies of training images in another dataset, a tenth of a second an image",
+    )
     parser.add_argument("--split", default="test", help="split of the dataset")
     parser.add_argument("--step", default="best", help="best, last, or a step number")
     parser.add_argument(
@@ -59,6 +64,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             data_dir=arguments.data_dir,
             out=out,
             allow_overlap=arguments.allow_overlap,
+            near_copies=not arguments.no_near_copies,
             others=others,
             tta=arguments.tta,
         )

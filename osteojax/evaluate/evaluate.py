@@ -35,6 +35,7 @@ def evaluate_run(
     data_dir: str | None = None,
     out: Path | None = None,
     allow_overlap: bool = False,
+    near_copies: bool = True,
     others: Sequence[Path] = (),
     tta: bool = False,
 ) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def evaluate_run(
         out: folder to write to; by default `workdir/eval/<split>`, with the step and the dataset in its name where
             they are not the best one and the run's own.
         allow_overlap: evaluate another dataset although patients or images of it were learned from.
+        near_copies: look for near copies of training images in another dataset.
         others: further runs, whose probabilities are averaged with those of the first; `out` is given.
         tta: average with the probabilities of the mirror images, too.
 
@@ -63,7 +65,7 @@ def evaluate_run(
     dataset = run.dataset(data_dir)
     source = dataset.source(split)
     another = dataset.fingerprint != run.record["dataset_fingerprint"]
-    overlap = _overlap(runs, dataset, split, allowed=allow_overlap)
+    overlap = _overlap(runs, dataset, split, allowed=allow_overlap, search=near_copies)
     views = (source, Mirrored(source)) if tta else (source,)
     logits = combined([one.logits(view) for one in runs for view in views])
     examples = [{key: value for key, value in example.items() if key != "image"} for example in source]
@@ -111,7 +113,7 @@ def evaluate_run(
 
 
 def _overlap(
-    runs: Sequence[Run], dataset: PreparedDataset, split: str, *, allowed: bool
+    runs: Sequence[Run], dataset: PreparedDataset, split: str, *, allowed: bool, search: bool
 ) -> dict[str, Any] | None:
     """What the runs learned from of a dataset that is not theirs; None where it is that of all.
 
@@ -133,13 +135,15 @@ def _overlap(
             f"{', '.join(str(run.workdir) for run in own)} are different folds: what one is tested on, the others "
             "learned from; osteojax pool takes them together"
         )
-    found = [external.check_overlap(run, dataset, split, allowed=allowed) for run in foreign]
-    if not found:
-        return None
-    if not all(one["checked"] for one in found):
-        return {"checked": False}
-    most = {key: max(one["shared"][key] for one in found) for key in found[0]["shared"]}
-    return found[0] | {"shared": most}
+    # Runs that learned from the same images are asked once.
+    distinct = {
+        (run.record["dataset_fingerprint"], run.config.get("fold", folds.NONE)): run for run in foreign
+    }
+    found = [
+        external.check_overlap(run, dataset, split, allowed=allowed, search=search)
+        for run in distinct.values()
+    ]
+    return external.together(found) if found else None
 
 
 def folder_name(split: str, run: Run, fingerprint: str, *, tta: bool = False) -> str:

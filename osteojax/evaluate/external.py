@@ -1,6 +1,8 @@
 """Another institution's dataset: what of it was learned from, and how its classes are shared otherwise."""
 
+import dataclasses
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from osteojax import folds, storage
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
+from osteojax.evaluate.near_copies import near_copies
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
@@ -19,13 +22,22 @@ _RECALIBRATED = ("accuracy", "balanced_accuracy", "brier", "cross_entropy", "ece
 _LEAST = 1e-12
 
 
-def check_overlap(run: Run, dataset: PreparedDataset, split: str, *, allowed: bool) -> dict[str, Any]:
-    """What the run's own dataset and another one share: patients (by id), and images (by the hash of their pixels).
+def check_overlap(
+    run: Run, dataset: PreparedDataset, split: str, *, allowed: bool, search: bool = True
+) -> dict[str, Any]:
+    """What a run learned from, or chose its checkpoint on, of what another dataset tests.
 
-    Near copies are looked for within one preparation only: prepare both sources together to find those.
+    Args:
+        run: a run on a dataset of its own.
+        dataset: the other one.
+        split: of that one.
+        allowed: whether they may share something.
+        search: whether to look for near copies, which takes a tenth of a second an image of either.
 
     Returns:
-        JSON: whether it could be checked, and the counts.
+        JSON: `checked`, whether the manifests of both are at hand; if so `shared`, how many patients (by id) and
+        images (by the hash of their pixels, and near copies, those identical among them), and `near_copies`, which.
+        The latter two are null where they were not looked for or the run's dataset is not at hand.
 
     Raises:
         UserError: they share something, and that is not allowed.
@@ -37,16 +49,37 @@ def check_overlap(run: Run, dataset: PreparedDataset, split: str, *, allowed: bo
             "a manifest is not at hand: whether training images are among those tested was not checked"
         )
         return {"checked": False}
+    fold = int(run.config.get("fold", folds.NONE))
+    learned = [row for name in ("train", "val") for row in leaks.part(own, name, fold)]
     tested = [row for row in theirs if row["split"] == split]
-    shared = dict(leaks.between([row for row in own if row["split"] != "test"], tested).shared)
+    shared: dict[str, int | None] = dict(leaks.between(learned, tested).shared)
     shared.pop("group")  # its names mean something within one dataset only
+    copies = _near_copies(run, dataset, split) if search else None
+    shared["near_copies"] = None if copies is None else len(copies)
     if any(shared.values()) and not allowed:
-        told = f"{shared['patient_id']} patient ids and {shared['pixels']} identical images"
-        raise UserError(
-            f"{dataset.directory}: {told} are in the training data of {run.workdir} too, so that this would measure "
-            "memory; leave them out, or say --allow_overlap where the ids of two hospitals are equal by chance"
+        told = (
+            f"{shared['patient_id']} patient ids, {shared['pixels']} identical images and {shared['near_copies'] or 0} "
+            "near copies"
         )
-    return {"checked": True, "shared": shared, "allowed": allowed}
+        example = f", such as {copies[0]['tested']} of {copies[0]['learned']}," if copies else ""
+        raise UserError(
+            f"{dataset.directory}: {told}{example} are in the training data of {run.workdir} too, so that this would "
+            "measure memory; leave them out, or say --allow_overlap where the ids of two hospitals are equal by chance"
+        )
+    return {"checked": True, "shared": shared, "near_copies": copies, "allowed": allowed}
+
+
+def together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What several runs, at least one, learned from of a dataset: the most that any of them did, unknown if one is."""
+    if not all(one["checked"] for one in found):
+        return {"checked": False}
+    shared = {}
+    for key in found[0]["shared"]:
+        counts = [one["shared"][key] for one in found]
+        shared[key] = None if None in counts else max(counts)
+    searched = [one["near_copies"] for one in found]
+    copies = None if None in searched else [copy for one in searched for copy in one]
+    return {"checked": True, "shared": shared, "near_copies": copies, "allowed": found[0]["allowed"]}
 
 
 def prevalence(run: Run, sample: Sample, probabilities: np.ndarray) -> dict[str, Any]:
@@ -78,6 +111,22 @@ def shifted(probabilities: np.ndarray, here: np.ndarray, then: np.ndarray) -> np
     """Probabilities (N, C) for class shares `here` (C,) of a network that learned from shares `then` (C,)."""
     moved = probabilities * here / np.maximum(then, _LEAST)
     return moved / moved.sum(-1, keepdims=True)
+
+
+def _near_copies(run: Run, dataset: PreparedDataset, split: str) -> list[dict[str, Any]] | None:
+    """None where the dataset that the run learned from is not at hand."""
+    try:
+        own = run.dataset()
+    except UserError as error:
+        log.warning("near copies of training images were not looked for: %s", error)
+        return None
+    if own.fingerprint != run.record["dataset_fingerprint"]:
+        log.warning(
+            "near copies of training images were not looked for: %s is not what was learned from",
+            own.directory,
+        )
+        return None
+    return [dataclasses.asdict(copy) for copy in near_copies(own, dataset, split)]
 
 
 def _own_manifest(run: Run) -> list[dict[str, str]] | None:

@@ -1,15 +1,21 @@
 """Near duplicates: copies are found, other radiographs of the same kind are not."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.ndimage import gaussian_filter, rotate
 
-from data_prep.audit.near_duplicates import NearDuplicate, find_near_duplicates, thumbnail
+from data_prep.audit import keypoint_index, near_duplicates
+from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, find_near_duplicates
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 CONFIG = PhantomConfig(image_size=(224, 224), seed=5)
+KNEE_OA = Path(__file__).resolve().parents[4] / "shared/data/knee_oa_kl"
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +37,114 @@ def _resized(image, size):
     return np.asarray(Image.fromarray(image.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
 
 
+def _labelled(image):
+    marked = image.copy()
+    marked[6:30, 10:90] = 255
+    marked[190:210, 120:200] = 0
+    return marked
+
+
 COPIES = {
     "re-encoded": lambda image: _jpeg(image, 60),
     "mirrored": lambda image: image[:, ::-1],
+    "upside down": lambda image: image[::-1],
     "rescaled and squashed": lambda image: _resized(image, (300, 140)),
     "brighter, gamma": lambda image: 255 * (np.clip(image, 0, 255) / 255) ** 0.7,
+    "more contrast, clipped": lambda image: np.clip((image - 110) * 1.5 + 110, 0, 255),
+    "inverted": lambda image: 255 - image,
+    "blurred": lambda image: gaussian_filter(image, 1.5),
+    "turned by a quarter": np.rot90,
+    "turned by half": lambda image: np.rot90(image, 2),
+    "turned by 4 degrees": lambda image: rotate(image, 4, reshape=False, order=1),
+    "labels stuck on": _labelled,
+    "white border": lambda image: np.pad(image, ((20, 10), (8, 30)), constant_values=255),
     "cropped by a tenth": lambda image: image[10:212, 14:216],
+    "cropped to six tenths": lambda image: image[50:184, 50:184],
+    "left half": lambda image: image[:, :112],
     "cropped, mirrored, squashed, re-encoded": lambda image: _jpeg(
         _resized(image[20:205, 8:200][:, ::-1], (224, 224)), 70
     ),
 }
 
 
-def _found(images):
-    return find_near_duplicates(np.stack([thumbnail(image) for image in images]))
+def _found(images, **settings):
+    return find_near_duplicates(iter(images), len(images), **settings)
+
+
+@pytest.fixture(scope="module")
+def found_again(knees):
+    return find_copies((copy(knees[3]) for copy in COPIES.values()), iter(knees), len(knees))
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_copies_are_found_and_nothing_else(knees, kind):
-    found = _found([*knees, COPIES[kind](knees[3])])
-    assert [{pair.part, pair.whole} for pair in found] == [{3, 12}]
-    assert found[0].mirrored == ("mirrored" in kind)
+def test_a_copy_of_each_kind_is_found(found_again, kind):
+    number = list(COPIES).index(kind)
+    (copy,) = [copy for copy in found_again if copy.query == number]
+    assert copy.known == 3 and near_duplicates.ACCEPT <= copy.correlation <= 1
+
+
+def test_knees_of_others_are_no_copies(knees):
+    assert _found(knees) == []
+    assert find_copies(iter(knees[:4]), iter(knees[4:8]), 4) == []
+
+
+def test_the_likeliest_of_several_copies_is_told(knees):
+    worse = _labelled(gaussian_filter(knees[1], 2.0))
+    assert [(c.query, c.known) for c in find_copies([knees[0], knees[1]], [worse, knees[1]], 2)] == [(1, 1)]
+    assert find_copies([], knees[:2], 2) == find_copies(knees[:2], [], 0) == []
 
 
 def test_the_crop_is_located(knees):
     (pair,) = _found([*knees, knees[7][22:201, 40:219]])
-    assert (pair.part, pair.whole, pair.mirrored) == (12, 7, False)
+    assert (pair.part, pair.whole, pair.mirrored, pair.inverted) == (12, 7, False, False)
     # Half a pixel of the 128 that are compared.
     np.testing.assert_allclose(pair.box, (22 / 224, 40 / 224, 179 / 224, 179 / 224), atol=0.5 / 128)
+    assert abs(pair.rotation) < 0.5
+
+
+def test_what_comes_first_does_not_matter(knees):
+    (pair,) = _found([knees[7][22:201, 40:219], *knees])
+    assert (pair.part, pair.whole) == (0, 8)
+    np.testing.assert_allclose(pair.box, (22 / 224, 40 / 224, 179 / 224, 179 / 224), atol=0.5 / 128)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda image: np.rot90(image, -1), (False, 90, False)),  # numpy turns counterclockwise
+        (np.rot90, (False, -90, False)),
+        (lambda image: 255 - image[:, ::-1], (True, 0, True)),
+        (lambda image: image[::-1], (True, 180, False)),
+        (lambda image: rotate(image[:, ::-1], 5, reshape=False, order=1), (True, -5, False)),
+    ],
+)
+def test_the_change_is_told(knees, change, told):
+    (pair,) = _found([*knees[:4], change(knees[2])])
+    assert (pair.mirrored, pair.inverted) == (told[0], told[2])
+    assert abs((pair.rotation - told[1] + 180) % 360 - 180) < 0.5
+
+
+@given(
+    st.booleans(),
+    st.floats(-179, 179),
+    st.floats(0.4, 1.2),
+    st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)),
+)
+def test_a_map_is_told_as_it_was_made(mirrored, degrees, scale, corner):
+    """From the definition: the whole mirrored, then turned clockwise, then cut and scaled."""
+    angle = np.radians(degrees)
+    # Clockwise with y downwards; of column vectors x, y.
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * turn.T
+    matrix = np.column_stack([linear, corner])
+    corners = np.array([linear @ c + corner for c in ((0, 0), (1, 0), (0, 1), (1, 1))])
+    if mirrored:
+        matrix[0] = [0, 0, 1] - matrix[0]
+    box, flipped, rotation = near_duplicates._described_map(matrix)
+    assert flipped == mirrored
+    assert abs((rotation - degrees + 180) % 360 - 180) < 1e-6
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    np.testing.assert_allclose(box, (top, left, bottom - top, right - left), atol=1e-9)
 
 
 def test_one_knee_of_a_radiograph_of_both(knees):
@@ -68,9 +154,15 @@ def test_one_knee_of_a_radiograph_of_both(knees):
     np.testing.assert_allclose(pair.box, (0, 0.5, 1, 0.5), atol=0.01)
 
 
+def test_two_crops_of_one_knee(knees):
+    (pair,) = _found([*knees[:5], knees[9][:180, :190], knees[9][40:, 30:]])
+    assert {pair.part, pair.whole} == {5, 6}
+
+
 def test_known_pairs_are_not_looked_at(knees):
-    thumbnails = np.stack([thumbnail(image) for image in (knees[0], knees[1], knees[0][:, ::-1])])
-    assert find_near_duplicates(thumbnails, same=lambda a, b: {a, b} == {0, 2}) == []
+    images = [knees[0], knees[1], knees[0][:, ::-1]]
+    assert len(_found(images)) == 1
+    assert _found(images, same=lambda a, b: {a, b} == {0, 2}) == []
 
 
 def test_every_group_of_copies_is_joined(knees):
@@ -81,19 +173,51 @@ def test_every_group_of_copies_is_joined(knees):
     assert reached == {0, 5, 6}
 
 
+def test_the_same_whatever_the_threads_and_blocks(knees, monkeypatch):
+    images = [*knees[:5], knees[0][:, ::-1], knees[3][10:212, 14:216]]
+    found = _found(images)
+    assert found == _found(images) and len(found) == 2
+    monkeypatch.setattr(near_duplicates, "available_cores", lambda: 5)
+    assert found == _found(images)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 3)
+    monkeypatch.setattr(near_duplicates, "_AT_A_TIME", 1)
+    assert [(p.part, p.whole) for p in _found(images)] == [(p.part, p.whole) for p in found]
+
+
+def test_many_images_are_looked_up_approximately(knees, monkeypatch):
+    images = [*knees[:5], knees[0][:, ::-1], knees[3][10:212, 14:216]]
+    found = _found(images)
+    monkeypatch.setattr(keypoint_index, "_EXACT", 1000)
+    approximate = _found(images)
+    assert [(p.part, p.whole) for p in approximate] == [(p.part, p.whole) for p in found]
+    assert approximate == _found(images)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_few_and_flat_images(n):
-    assert find_near_duplicates(np.zeros((n, 128, 128), np.uint8)) == []
-
-
-def test_thumbnail_of_odd_shapes():
-    assert thumbnail(np.ones((1, 7))).max() == 0
-    ramp = thumbnail(np.tile(np.arange(1000.0), (33, 1)))
-    assert (ramp.shape, ramp.dtype, ramp.min(), ramp.max()) == ((128, 128), np.uint8, 0, 255)
-    assert (np.diff(ramp.astype(int), axis=1) >= 0).all()
+    assert _found(np.zeros((n, 128, 128), np.float32)) == []
+    assert find_copies(np.zeros((n, 9, 5)), np.ones((n, 7, 3)), n) == []
 
 
 def test_pairs_are_plain_values(knees):
     (pair,) = _found([knees[0], knees[0][:, ::-1]])
     assert isinstance(pair, NearDuplicate)
-    assert all(type(v) is float for v in (*pair.box, pair.correlation))
+    assert all(type(v) is float for v in (*pair.box, pair.correlation, pair.rotation))
+    assert type(pair.mirrored) is type(pair.inverted) is bool
+    (copy,) = find_copies([knees[0]], [knees[0]], 1)
+    assert isinstance(copy, Copy) and type(copy.correlation) is float
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KNEE_OA.is_dir(), reason="shared/data/knee_oa_kl is absent")
+def test_knees_that_were_cropped_twice_are_found():
+    """The knees of `test` again in `auto_test`, cut out by a detector."""
+    once, again = (sorted((KNEE_OA / name).glob("*.png")) for name in ("test", "auto_test"))
+
+    def read(paths):
+        return (np.asarray(Image.open(path).convert("L"), np.float32) for path in paths)
+
+    copies = find_copies(read(again), read(once), len(once))
+    right = [c for c in copies if again[c.query].name[:5] == once[c.known].name[:5]]
+    assert len(right) >= 0.95 * len(again)
+    assert len(right) >= 0.99 * len(copies)

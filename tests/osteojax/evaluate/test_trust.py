@@ -166,7 +166,7 @@ def test_another_hospitals_data_are_checked_for_what_was_learned(elsewhere):
     manifest(other, [("healthy", "x", "test", 8), ("healthy", "c", "test", 3), ("healthy", "a", "train", 9)])
     metrics = evaluate_run(folder / "run", data_dir=str(other))  # `a` is not tested, `c` was not learned from
     assert metrics["external"]["overlap"] == {
-        "checked": True, "shared": {"patient_id": 0, "pixels": 0}, "allowed": False,
+        "checked": True, "shared": {"patient_id": 0, "pixels": 0, "near_copies": 0}, "near_copies": [], "allowed": False,
     }  # fmt: skip
     shares = metrics["external"]["prevalence"]
     assert shares["trained_on"] == {"healthy": 1.0, "osteopenia": 0.0, "osteoporosis": 0.0}
@@ -174,10 +174,12 @@ def test_another_hospitals_data_are_checked_for_what_was_learned(elsewhere):
     assert set(shares["recalibrated_in_the_large"]) >= {"accuracy", "brier"}
 
     manifest(other, [("healthy", "a", "test", 8), ("healthy", "y", "test", 2)])
-    with pytest.raises(UserError, match="1 patient ids and 1 identical images are in the training data"):
+    with pytest.raises(
+        UserError, match="1 patient ids, 1 identical images and 0 near copies are in the training data"
+    ):
         evaluate_run(folder / "run", data_dir=str(other))
     allowed = evaluate_run(folder / "run", data_dir=str(other), allow_overlap=True)
-    assert allowed["external"]["overlap"]["shared"] == {"patient_id": 1, "pixels": 1}
+    assert allowed["external"]["overlap"]["shared"] == {"patient_id": 1, "pixels": 1, "near_copies": 0}
     (other / "manifest.csv").unlink()
     assert evaluate_run(folder / "run", data_dir=str(other))["external"]["overlap"] == {"checked": False}
     assert evaluate_run(folder / "run")["external"] is None

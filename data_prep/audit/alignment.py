@@ -1,0 +1,154 @@
+"""Whether two images show the same fine detail where a map lays one upon the other.
+
+Two knees can have the same outline, never the same trabeculae, skin folds and grain.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.audit.keypoint_index import credible
+
+Array = NDArray[np.float32]
+
+# Side in pixels of what is kept of an image.
+THUMBNAIL = 128
+# Bands, (fine, coarse) standard deviations in pixels: what is aligned by, and what is compared then. Coarser detail is
+# anatomy, which other knees have too.
+_ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
+# Side in pixels of what is compared at a time, how many of these there must be, and which share of them may be less
+# alike than is told.
+_TILE, _TILES, _SPARED = 16, 12, 0.4
+_STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """How one image lies upon another.
+
+    Attributes:
+        matrix: float64 (2, 3), maps (x, y, 1) in units of the sides of one to x and y of the other.
+        inverted: whether bright and dark are swapped.
+        correlation: of the fine detail, -1 to 1: what three fifths of the tiles exceed that have some in both, so that
+            text, borders and what a window clips do not count.
+    """
+
+    matrix: NDArray[np.float64]
+    inverted: bool
+    correlation: float
+
+
+def thumbnail(image: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The image as uint8 (THUMBNAIL, THUMBNAIL): area-averaged, aspect ratio squashed, min-max to 0..255.
+
+    Args:
+        image: (height, width), any range; sides smaller than THUMBNAIL are interpolated.
+    """
+    image = np.asarray(image, np.float32)
+    small = _sampling(image.shape[0]) @ image @ _sampling(image.shape[1]).T
+    low, high = float(small.min()), float(small.max())
+    return np.rint((small - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
+
+
+def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.float64]) -> Alignment | None:
+    """Refines a map from `part` to `whole`, two thumbnails, and compares what both show.
+
+    The enhanced correlation coefficient (Evangelidis & Psarakis 2008), as OpenCV maximises it.
+
+    Args:
+        matrix: (2, 3), as in Alignment, right to a few hundredths of a side.
+
+    Returns:
+        None where nothing near the map makes the two alike, or they have too little in common.
+    """
+    pixels = _in_pixels(matrix)
+    moved, seen = _laid_under(whole, pixels)
+    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(moved, *_ALIGNED_BY)
+    inverted = bool((ours * theirs)[seen].sum() < 0)
+    sign = np.float32(-1 if inverted else 1)
+    start, mask = np.eye(2, 3, dtype=np.float32), seen.astype(np.uint8)
+    try:
+        _, step = cv2.findTransformECC(ours, sign * theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
+    except cv2.error:  # it does not converge
+        return None
+    pixels = pixels @ np.vstack([step, [0, 0, 1]])
+    refined = _in_units(pixels)
+    if not credible(refined):
+        return None
+    moved, seen = _laid_under(whole, pixels)
+    # Enlarging a crop blurs it: the part is blurred as much, so that neither has detail that the other lacks.
+    enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
+    ours = _detail(_smooth(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
+    theirs = _detail(_smooth(moved, 0.5), *_COMPARED)
+    correlation = _tiles(ours, sign * theirs, seen)
+    return None if correlation is None else Alignment(refined, inverted, correlation)
+
+
+def _sampling(source: int) -> Array:
+    """(THUMBNAIL, source) weights that average, or interpolate, a side.
+
+    Each target pixel is a tent as wide as the larger of the two pixels, so that shrinking does not alias.
+    """
+    step = source / THUMBNAIL
+    centres = (np.arange(THUMBNAIL) + 0.5) * step - 0.5
+    weights = np.maximum(1.0 - np.abs(np.arange(source) - centres[:, None]) / max(step, 1.0), 0.0)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _detail(image: NDArray, fine: float, coarse: float) -> Array:
+    """Band-passed image (n, n) with local contrast evened out: exposure, window and gamma drop out.
+
+    Args:
+        fine: standard deviation in pixels of what is smoothed away, 0 for nothing.
+        coarse: standard deviation in pixels of what is subtracted.
+    """
+    image = image.astype(np.float32) / np.float32(255.0)
+    band = (_smooth(image, fine) if fine else image) - _smooth(image, coarse)
+    energy = _smooth(band * band, 1.5 * coarse)
+    # 0.004 is a grey level: flat background is not blown up into texture.
+    return (band / (np.sqrt(np.maximum(energy, 0.0)) + 0.004)).astype(np.float32)
+
+
+def _smooth(image: Array, sigma: float) -> Array:
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def _laid_under(whole: NDArray[np.uint8], pixels: NDArray[np.float64]) -> tuple[Array, NDArray[np.bool_]]:
+    """`whole` in the frame of the part, and where it shows anything."""
+    size, backwards = (THUMBNAIL, THUMBNAIL), cv2.WARP_INVERSE_MAP
+    flags, edge = cv2.INTER_LINEAR | backwards, cv2.BORDER_REPLICATE
+    moved = cv2.warpAffine(whole.astype(np.float32), pixels, size, flags=flags, borderMode=edge)
+    seen = cv2.warpAffine(np.ones_like(whole), pixels, size, flags=cv2.INTER_NEAREST | backwards)
+    return moved, seen > 0
+
+
+def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
+    """Quantile over tiles of the normalised cross-correlation, or None of too few."""
+    count = THUMBNAIL // _TILE
+
+    def tiled(values: NDArray) -> NDArray:
+        return values.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count * count, -1)
+
+    a, b = tiled(ours), tiled(theirs)
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped.
+    used = (tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE)
+    if used.sum() < _TILES:
+        return None
+    alike = (a * b).sum(1)[used] / (norms[0] * norms[1])[used]
+    return float(np.quantile(alike, _SPARED))
+
+
+# Pixel 0 of a thumbnail lies half a pixel within.
+_UNITS = np.array([[1 / THUMBNAIL, 0, 0.5 / THUMBNAIL], [0, 1 / THUMBNAIL, 0.5 / THUMBNAIL], [0, 0, 1]])
+
+
+def _in_pixels(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (np.linalg.inv(_UNITS) @ np.vstack([matrix, [0, 0, 1]]) @ _UNITS)[:2]
+
+
+def _in_units(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (_UNITS @ np.vstack([pixels, [0, 0, 1]]) @ np.linalg.inv(_UNITS))[:2]

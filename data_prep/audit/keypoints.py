@@ -1,0 +1,73 @@
+"""Local keypoints of a radiograph that mirroring, inversion and rotation leave as they are.
+
+SIFT (Lowe 2004) of OpenCV. Its descriptors know rotation, scale and brightness already. Mirroring and inversion only
+permute their entries, a group of four; what is kept of a descriptor is its parts even under the group, and the sizes of
+its odd parts, so that a copy of any kind is sought by one query and not by four.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+DIMENSIONS = 128
+
+# Sides in pixels (height, width) under which an image is looked at, and how many keypoints are kept of each. A half of
+# a radiograph of both knees, squashed to the same square, has the whole's proportions again in the second or third,
+# and a crop to half of each side has its scale in the last.
+_VIEWS = (((160, 160), 200), ((160, 80), 80), ((80, 160), 80), ((80, 80), 60))
+
+# A descriptor is 4 x 4 cells of 8 orientations. Mirrored along its main orientation, the rows of cells swap and
+# orientations change sign; inverted, all gradients turn round, and the main orientation with them: both axes swap.
+_INDEX = np.arange(DIMENSIONS).reshape(4, 4, 8)
+_MIRROR = _INDEX[::-1][:, :, -np.arange(8) % 8].ravel()
+_INVERT = _INDEX[::-1, ::-1].ravel()
+_BOTH = _MIRROR[_INVERT]
+_ORBITS = np.unique(np.min([np.arange(DIMENSIONS), _MIRROR, _INVERT, _BOTH], axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Keypoints:
+    """The keypoints of one image.
+
+    Attributes:
+        points: float32 (k, 2), x and y in units of the image's width and height.
+        descriptors: float32 (k, DIMENSIONS), norm 1.
+    """
+
+    points: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+
+def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
+    """Keypoints of (height, width) in any range; none of an image without contrast."""
+    image = np.asarray(image, np.float32)
+    low, high = float(image.min()), float(image.max())
+    grey = np.rint((image - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
+    # Evened out: what is dim or clipped by a window still has its keypoints among the strongest.
+    even = cv2.createCLAHE(4.0, (4, 4))
+    points, descriptors = [np.zeros((0, 2), np.float32)], [np.zeros((0, DIMENSIONS), np.float32)]
+    for (height, width), count in _VIEWS:
+        view = even.apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
+        found, values = cv2.SIFT_create(
+            nfeatures=count, contrastThreshold=0.0, edgeThreshold=20
+        ).detectAndCompute(view, None)
+        if values is not None and len(found):
+            points.append(cv2.KeyPoint.convert(found) / np.array([width, height], np.float32))
+            descriptors.append(_unsigned(values))
+    return Keypoints(np.concatenate(points), np.concatenate(descriptors))
+
+
+def _unsigned(sift: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(k, 128) descriptors to (k, 128), equal for an image, its mirror image, its negative and both.
+
+    Square roots first, so that Euclidean distance is Hellinger's (Arandjelovic & Zisserman 2012).
+    """
+    root = np.sqrt(sift / np.maximum(sift.sum(axis=1, keepdims=True), np.float32(1e-6)))
+    plain, mirror, invert, both = (
+        root[:, order[_ORBITS]] for order in (np.arange(DIMENSIONS), _MIRROR, _INVERT, _BOTH)
+    )
+    even = plain + mirror + invert + both
+    odd = (plain + mirror - invert - both, plain - mirror + invert - both, plain - mirror - invert + both)
+    return np.hstack([even, *map(np.abs, odd)]).astype(np.float32) / np.float32(2.0)
