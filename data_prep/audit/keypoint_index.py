@@ -53,7 +53,7 @@ class KeypointIndex:
         """
         sample = np.concatenate([np.zeros((0, DIMENSIONS), np.float32), *(k.descriptors for k in first)])
         total = len(sample) * expected / max(len(first), 1)
-        self._index = faiss.IndexFlatL2(DIMENSIONS)
+        self._index: faiss.Index = faiss.IndexFlatL2(DIMENSIONS)
         if total > _EXACT and len(sample) > _EXACT / 2:
             lists = int(min(4 * total**0.5, len(sample) / 64, 8192))
             self._index = faiss.index_factory(DIMENSIONS, f"PCA64,IVF{lists},PQ32x4fs")

@@ -166,7 +166,8 @@ def test_another_hospitals_data_are_checked_for_what_was_learned(elsewhere):
     manifest(other, [("healthy", "x", "test", 8), ("healthy", "c", "test", 3), ("healthy", "a", "train", 9)])
     metrics = evaluate_run(folder / "run", data_dir=str(other))  # `a` is not tested, `c` was not learned from
     assert metrics["external"]["overlap"] == {
-        "checked": True, "shared": {"patient_id": 0, "pixels": 0, "near_copies": 0}, "near_copies": [], "allowed": False,
+        "checked": True, "allowed": False,
+        "shared": {"patient_id": 0, "pixels": 0, "near_copies": 0}, "near_copies": [],
     }  # fmt: skip
     shares = metrics["external"]["prevalence"]
     assert shares["trained_on"] == {"healthy": 1.0, "osteopenia": 0.0, "osteoporosis": 0.0}
