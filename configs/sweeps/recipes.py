@@ -1,0 +1,33 @@
+"""Which loss suits classes that are uneven and in order: three recipes for stage 4 of a pretrained ResNet-50.
+
+    osteojax sweep --sweep=configs/sweeps/recipes.py --out=SWEEP --source=RADIOGRAPHS --prep.split.folds=5 --folds=5
+
+Cross-entropy and the focal loss weigh classes, CORAL knows their order and weighs nothing. All train from the cached
+prefix, on four views of each image.
+
+Cost and findings: docs/recipes.md.
+"""
+
+from osteojax.sweep.plan import Variants
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0,)
+METRIC = "balanced_accuracy"
+BASELINE = "cross_entropy"
+
+
+def variants() -> Variants:
+    common = {
+        "preset": "stage4",
+        "train.cache_prefix": True,
+        "epochs": 8.0,
+        "optimizer.learning_rate": 5e-4,
+        "data.batch_size": 16,
+        "augment.flip": True,
+        "best.metric": "balanced_accuracy",
+        "best.mode": "max",
+    }
+    yield "cross_entropy", {**common, "loss.class_weights": "balanced"}
+    yield "focal", {**common, "loss.name": "focal", "loss.class_weights": "effective"}
+    yield "coral", {**common, "loss.name": "coral", "model.head": "coral"}
