@@ -9,6 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import ml_collections
+
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, Fraction, NotNegative, Positive, Share, read
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset
@@ -163,6 +165,13 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
     if best.get("metric") == "loss":  # what validation's cross-entropy was called
         values["best"] = best | {"metric": "cross_entropy"}
     return read(Experiment, values)
+
+
+def with_fingerprint(
+    config: ml_collections.ConfigDict, dataset: PreparedDataset
+) -> ml_collections.ConfigDict:
+    """The config as config.json has it: with the fingerprint of the data that the run learns from."""
+    return ml_collections.ConfigDict(config.to_dict() | {"dataset_fingerprint": dataset.fingerprint})
 
 
 def check(experiment: Experiment, dataset: PreparedDataset) -> None:

@@ -31,10 +31,10 @@ from osteojax.run.workdir import hold, write_config
 from osteojax.train import feed as feeds
 from osteojax.train import parameter_groups
 from osteojax.train.clock import Clock
-from osteojax.train.experiment import Experiment, check, read_experiment
+from osteojax.train.experiment import Experiment, check, read_experiment, with_fingerprint
 from osteojax.train.feed import Feed
 from osteojax.train.recalibrate import recalibrated
-from osteojax.train.start import agree_on_start, check_continues, start
+from osteojax.train.start import agree_on_start, check_continues, checkpoint_record, start
 from osteojax.train.step import Recipe, all_finite, compile_step
 from osteojax.train.window import Diverged, Window
 
@@ -103,7 +103,7 @@ def train(
         check_continues(workdir, checkpoints, experiment, dataset, force=force)
         begun = start(experiment, dataset.class_names, source, mesh, checkpoints, total_steps)
         # Only now: what cannot start must not claim the folder.
-        write_config(workdir, configs.to_json(_with_fingerprint(config, dataset)))
+        write_config(workdir, configs.to_json(with_fingerprint(config, dataset)))
 
         recipe, state, step, best = begun.recipe, begun.state, begun.step, begun.best
         if step:
@@ -131,18 +131,10 @@ def train(
                     "not saved; lower optimizer.learning_rate or set optimizer.clip_norm"
                 )
             writer.flush()
-            record = {
-                "config": configs.to_json(config),
-                "config_hash": configs.digest(config),
-                "class_names": list(dataset.class_names),
-                "image_shape": list(dataset.image_shape),
-                "preprocessing": dataset.preprocessing,
-                "dataset_fingerprint": dataset.fingerprint,
-                "origin": begun.origin,
-                "iterator": iterator.get_state(),
-                "best": best.as_record(),
-                "pending": window.as_record(),
-            }
+            position, pending = iterator.get_state(), window.as_record()
+            record = checkpoint_record(
+                config, dataset, begun.origin, iterator=position, best=best, pending=pending
+            )
             checkpoints.save(state, record, metrics)
 
         def validate(split: Examples) -> dict[str, float]:
@@ -242,12 +234,6 @@ def train(
                     f"stopped by SIGTERM after step {step}, saved; start the same command again to go on"
                 )
         log.info("finished at step %d; best step: %s", step, best.best_step)
-
-
-def _with_fingerprint(
-    config: ml_collections.ConfigDict, dataset: PreparedDataset
-) -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(config.to_dict() | {"dataset_fingerprint": dataset.fingerprint})
 
 
 def profile_folder(workdir: Path) -> Path:

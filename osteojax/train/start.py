@@ -215,6 +215,39 @@ def start(
     return Start(recipe, state, 0, [], best, None, origin)
 
 
+def checkpoint_record(
+    config: ml_collections.ConfigDict,
+    dataset: PreparedDataset,
+    origin: dict[str, Any],
+    *,
+    iterator: Any,
+    best: BestSoFar,
+    pending: list[dict[str, float]],
+) -> dict[str, Any]:
+    """The JSON part of a checkpoint, which `start` goes on from and `osteojax.run.open` opens.
+
+    Args:
+        config: of the run.
+        dataset: that it learns from.
+        origin: see `Start`.
+        iterator: position in the data; None at its beginning.
+        best: the ranking so far.
+        pending: see `Start`.
+    """
+    return {
+        "config": configs.to_json(config),
+        "config_hash": configs.digest(config),
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.image_shape),
+        "preprocessing": dataset.preprocessing,
+        "dataset_fingerprint": dataset.fingerprint,
+        "origin": origin,
+        "iterator": iterator,
+        "best": best.as_record(),
+        "pending": pending,
+    }
+
+
 def restore_state(
     checkpoints: Checkpoints, step: int, record: dict[str, Any], network: Network, mesh: jax.sharding.Mesh
 ) -> TrainState:

@@ -11,6 +11,7 @@ COMMANDS = (
     "convert",
     "show-augment",
     "train",
+    "probe",
     "evaluate",
     "predict",
     "compare",
