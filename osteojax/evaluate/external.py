@@ -12,6 +12,7 @@ from osteojax.errors import UserError
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
+from osteojax.run.learned import read_learned
 from osteojax.run.open import Run
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ _LEAST = 1e-12
 def check_overlap(run: Run, dataset: PreparedDataset, split: str, *, allowed: bool) -> dict[str, Any]:
     """What the run's own dataset and another one share: patients (by id), and images (by the hash of their pixels).
 
+    What the run started from, and what that learned from, counts as its own where its folder says so.
     Near copies are looked for within one preparation only: prepare both sources together to find those.
 
     Returns:
@@ -38,8 +40,10 @@ def check_overlap(run: Run, dataset: PreparedDataset, split: str, *, allowed: bo
         )
         return {"checked": False}
     tested = [row for row in theirs if row["split"] == split]
-    shared = dict(leaks.between([row for row in own if row["split"] != "test"], tested).shared)
-    shared.pop("group")  # its names mean something within one dataset only
+    learned = [row for row in own if row["split"] != "test"] + (read_learned(run) or [])
+    # Not by group: its names mean something within one dataset only.
+    shared = dict(leaks.between(learned, tested, ("patient_id", "pixels", "sha256")).shared)
+    shared["pixels"] = max(shared["pixels"], shared.pop("sha256"))
     if any(shared.values()) and not allowed:
         told = f"{shared['patient_id']} patient ids and {shared['pixels']} identical images"
         raise UserError(

@@ -124,6 +124,19 @@ class MeshSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransferSection:
+    """`transfer.*`: of `weights` that are a run of ours.
+
+    Attributes:
+        head: whether the last layer is new, or the run's, which needs the same classes.
+        allow_overlap: start although patients or images that this run is judged by were learned from; it is marked.
+    """
+
+    head: Literal["reset", "keep"] = "reset"
+    allow_overlap: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """Everything that a training run can be told."""
 
@@ -131,6 +144,7 @@ class Experiment:
     seed: Annotated[int, Seed] = 0
     init: INITS = "imagenet"
     weights: str = ""
+    transfer: TransferSection = dataclasses.field(default_factory=TransferSection)
     preset: str = "stage3+"
     groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)

@@ -25,6 +25,7 @@ from osteojax.metrics import score as scores
 from osteojax.progress import TrainingProgress, print_table
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.run.inference import split_logits
+from osteojax.run.learned import write_learned
 from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
@@ -36,6 +37,7 @@ from osteojax.train.feed import Feed
 from osteojax.train.recalibrate import recalibrated
 from osteojax.train.start import agree_on_start, check_continues, start
 from osteojax.train.step import Recipe, all_finite, compile_step
+from osteojax.train.transfer import input_of
 from osteojax.train.window import Diverged, Window
 
 log = logging.getLogger(__name__)
@@ -101,9 +103,11 @@ def train(
             )
         )
         check_continues(workdir, checkpoints, experiment, dataset, force=force)
-        begun = start(experiment, dataset.class_names, source, mesh, checkpoints, total_steps)
+        begun = start(experiment, dataset, source, mesh, checkpoints, total_steps)
         # Only now: what cannot start must not claim the folder.
         write_config(workdir, configs.to_json(_with_fingerprint(config, dataset)))
+        if begun.learned is not None and jax.process_index() == 0:
+            write_learned(workdir, begun.learned)
 
         recipe, state, step, best = begun.recipe, begun.state, begun.step, begun.best
         if step:
@@ -137,6 +141,7 @@ def train(
                 "class_names": list(dataset.class_names),
                 "image_shape": list(dataset.image_shape),
                 "preprocessing": dataset.preprocessing,
+                "input": input_of(begun.origin["architecture"]),
                 "dataset_fingerprint": dataset.fingerprint,
                 "origin": begun.origin,
                 "iterator": iterator.get_state(),
