@@ -138,13 +138,14 @@ class TransferSection:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a training run can be told."""
+    """Everything that a training run can be told. `pretrain`: the config of an earlier stage; empty for none."""
 
     model: ModelSection
     seed: Annotated[int, Seed] = 0
     init: INITS = "imagenet"
     weights: str = ""
     transfer: TransferSection = dataclasses.field(default_factory=TransferSection)
+    pretrain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preset: str = "stage3+"
     groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)
@@ -194,6 +195,11 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             "best.mode=%s, but %s is better when it is %s; leave best.mode at 'auto' unless you mean it",
             best.mode, best.metric, "larger" if natural == "max" else "smaller",
         )  # fmt: skip
+    if experiment.pretrain and (experiment.weights or experiment.init == "random"):
+        raise UserError(
+            f"pretrain makes the weights that this run starts from, and weights={experiment.weights!r} with "
+            f"init={experiment.init!r} ask for others; leave weights empty and init at 'imagenet', or pretrain empty"
+        )
     if experiment.loss.name == "coral" and experiment.model.head != "coral":
         raise UserError(
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "

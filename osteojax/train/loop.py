@@ -54,7 +54,7 @@ def train(
     shared: bool = True,
     force: bool = False,
     profile: bool = False,
-) -> None:
+) -> int:
     """Trains, validates and saves.
 
     Args:
@@ -63,6 +63,9 @@ def train(
         shared: whether that is one folder for all processes; else the first one's counts, and the others have copies.
         force: go on although the config is not the one that the run was started with.
         profile: write an XProf trace of steps 10 to 14 of this start to `workdir/profile`.
+
+    Returns:
+        Steps done in this start; 0 where the run was complete.
 
     Raises:
         UserError: the config, the dataset or the workdir does not fit.
@@ -103,7 +106,7 @@ def train(
             )
         )
         check_continues(workdir, checkpoints, experiment, dataset, force=force)
-        begun = start(experiment, dataset, source, mesh, checkpoints, total_steps)
+        begun = start(experiment, dataset, source, mesh, workdir, checkpoints, total_steps)
         # Only now: what cannot start must not claim the folder.
         write_config(workdir, configs.to_json(_with_fingerprint(config, dataset)))
         if begun.learned is not None and jax.process_index() == 0:
@@ -116,7 +119,7 @@ def train(
         print_groups(recipe, state.params)
         if step >= total_steps or best.exhausted:
             log.info("the run is complete at step %d; best step: %s", step, best.best_step)
-            return
+            return 0
 
         architecture = begun.origin["architecture"]
         feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
@@ -165,6 +168,8 @@ def train(
         compiled: dict[int, Callable] = {}
         window = Window(begun.pending)
         clock = Clock()
+        # What listened before listens again afterwards: another stage may follow.
+        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         stop_requested = listen_for_sigterm()
         first_step, tracing = step, False
         while step < total_steps and not best.exhausted:
@@ -247,6 +252,7 @@ def train(
                     f"stopped by SIGTERM after step {step}, saved; start the same command again to go on"
                 )
         log.info("finished at step %d; best step: %s", step, best.best_step)
+        return step - first_step
 
 
 def _with_fingerprint(

@@ -23,6 +23,7 @@ from osteojax.run.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shap
 from osteojax.run.learned import Rows, learned_from, read_learned
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import CONFIG, stored_config
+from osteojax.storage import EARLIER
 from osteojax.train import augment, parameter_groups, transfer
 from osteojax.train.class_weights import class_counts
 from osteojax.train.experiment import Experiment, TransferSection, read_experiment
@@ -73,9 +74,7 @@ def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) 
     Folders may differ: each host may have the data in its own place.
     """
     here = config.to_dict()
-    here["data"] = {key: value for key, value in here["data"].items() if key != "dir"}
-    here |= {"dataset": dataset.fingerprint}
-    mine = ml_collections.ConfigDict(here)
+    mine = ml_collections.ConfigDict(_without_folders(here) | {"dataset": dataset.fingerprint})
     first = configs.from_json(from_first(configs.to_json(mine)))
     with shared_errors():
         changed = [f"{key}: {change}" for key, change in configs.differences(first, mine).items()]
@@ -83,6 +82,13 @@ def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) 
             raise UserError(
                 f"was not started like process 0 ({'; '.join(changed)}); start all processes with one command"
             )
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    config["data"] = {key: value for key, value in config["data"].items() if key != "dir"}
+    if config.get("pretrain"):
+        config["pretrain"] = _without_folders(config["pretrain"])
+    return config
 
 
 def check_continues(
@@ -104,9 +110,9 @@ def check_continues(
     changed = {
         key: change
         for key, change in configs.differences(_flat(before, fingerprint), now).items()
-        if key not in ignored
+        if _of_its_stage(key) not in ignored
     }
-    settled = [f"{key}: {change}" for key, change in changed.items() if key in _SETTLED]
+    settled = [f"{key}: {change}" for key, change in changed.items() if key in _SETTLED or _is_earlier(key)]
     if settled and checkpoints.steps():
         raise UserError(
             f"{workdir} holds a run whose parameters came from another start ({'; '.join(settled)}); nothing can "
@@ -118,6 +124,17 @@ def check_continues(
             f"({'; '.join(f'{key}: {change}' for key, change in changed.items())}); "
             "use another --workdir, or --force to go on with the new values"
         )
+
+
+def _is_earlier(key: str) -> bool:
+    return key.partition(".")[0] == "pretrain"
+
+
+def _of_its_stage(key: str) -> str:
+    """The key of an earlier stage as it is called there."""
+    while _is_earlier(key) and "." in key:
+        key = key.partition(".")[2]
+    return key
 
 
 def _stored(workdir: Path, checkpoints: Checkpoints) -> tuple[Experiment, str] | None:
@@ -158,6 +175,7 @@ def start(
     dataset: PreparedDataset,
     source: Split,
     mesh: jax.sharding.Mesh,
+    workdir: Path,
     checkpoints: Checkpoints,
     total_steps: int,
 ) -> Start:
@@ -210,9 +228,13 @@ def start(
         return Start(recipe, state, step, record["pending"], ranked, record["iterator"], record["origin"])
 
     given, learned = None, learned_from(dataset, experiment.fold, experiment.eval.split)
-    if experiment.init != "random" and transfer.is_run(experiment.weights):
-        before = transfer.open_source(experiment.weights)
-        given = transfer.weights_of(before, experiment.weights, experiment, dataset)
+    # A stage is told by its name: the folder of both may move.
+    place, told = (
+        (workdir / EARLIER, EARLIER) if experiment.pretrain else (experiment.weights, experiment.weights)
+    )
+    if experiment.init != "random" and transfer.is_run(str(place)):
+        before = transfer.open_source(str(place))
+        given = transfer.weights_of(before, told, experiment, dataset)
         earlier = read_learned(before)
         learned = None if learned is None or earlier is None else learned + earlier
     elif experiment.transfer != TransferSection():

@@ -12,7 +12,7 @@ from osteojax import models, storage, weights
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
-from osteojax.run.learned import KEYS, judged_by, read_learned
+from osteojax.run.learned import KEYS, Rows, judged_by, read_learned
 from osteojax.run.open import Run, open_run
 from osteojax.run.preparation import preparation_differences
 from osteojax.train.experiment import Experiment
@@ -77,7 +77,7 @@ def weights_of(
         "classes": source.class_names,
         "head": experiment.transfer.head,
         "prepared_otherwise": differences,
-        "overlap": check_overlap(source, place, experiment, dataset),
+        "overlap": check_overlap(read_learned(source), place, experiment, dataset),
         "origin": source.record["origin"],
     }
     return weights.WeightsFile(experiment.model.name, arrays, provenance)
@@ -134,12 +134,18 @@ def _check_fits(source: Run, place: str, experiment: Experiment, dataset: Prepar
 
 
 def check_overlap(
-    source: Run, place: str, experiment: Experiment, dataset: PreparedDataset
+    learned: Rows | None, place: str, experiment: Experiment, dataset: PreparedDataset
 ) -> dict[str, Any]:
-    """What the images that a run learned from, and what it started from, share with those that this run is judged by.
+    """What the images that weights were learned from share with those that this run is judged by.
 
     Patients are compared by id, images by the hash of their decoded content. Copies that were encoded again, cropped or
     mirrored are not found: for those the two sources must be prepared together.
+
+    Args:
+        learned: the images; None where they are not known.
+        place: of the weights, as it is to be told.
+        experiment: of this run.
+        dataset: of this run.
 
     Returns:
         JSON: whether it could be checked, the counts, and whether it was allowed to share something.
@@ -147,7 +153,6 @@ def check_overlap(
     Raises:
         UserError: they share something, and that is not allowed.
     """
-    learned = read_learned(source)
     judged = judged_by(dataset, experiment.fold, experiment.eval.split)
     if learned is None or judged is None:
         missing = place if learned is None else dataset.directory
