@@ -14,8 +14,8 @@ def told(origin: Mapping[str, Any]) -> str:
         return f"{architecture} from {init} weights"
     of = origin["weights"]
     words = [
-        f"{architecture} from the weights of the run {of['source']} (step {of['step']}, seed {of['seed']}, dataset "
-        f"{of['dataset_fingerprint'][:12]}, sha256 {of['sha256'][:12]})"
+        f"{architecture} from the weights of the run {of['source']} (learned: {of['learned']}; step {of['step']}, seed "
+        f"{of['seed']}, dataset {of['dataset_fingerprint'][:12]}, sha256 {of['sha256'][:12]})"
     ]
     overlap = of["overlap"]
     if not overlap["checked"]:

@@ -15,6 +15,7 @@ from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
+from osteojax.train import augment
 from osteojax.train.mix import MixSection
 from osteojax.train.parameter_groups import ParameterGroup
 
@@ -180,6 +181,30 @@ def read_experiment(config: Mapping[str, Any]) -> Experiment:
     return read(Experiment, values)
 
 
+def _check_without_labels(experiment: Experiment) -> None:
+    """Raises UserError for what asks for labels, or for one view of an image."""
+    ask = {
+        f"eval.split={experiment.eval.split!r} (set it to {NO_SPLIT!r})": experiment.eval.split != NO_SPLIT,
+        "loss.*": experiment.loss != LossSection(),
+        "mix.*": experiment.mix.is_on,
+        "data.sampling='balanced'": experiment.data.sampling != "all",
+        "train.cache_prefix": experiment.train.cache_prefix,
+        "model.dropout": experiment.model.dropout > 0,
+        "optimizer.accumulate": experiment.optimizer.accumulate > 1,
+    }
+    asked = [key for key, asks in ask.items() if asks]
+    if asked:
+        raise UserError(
+            f"model.head='simsiam' learns without labels, from two views of each image of a batch; that has no "
+            f"{', '.join(asked)}; leave them as configs/train/simsiam.py has them"
+        )
+    if not augment.chain(experiment.augment).members:
+        raise UserError(
+            "model.head='simsiam' learns from how two augmented views of an image are alike, and augment.* switches "
+            "nothing on; take those of configs/train/simsiam.py"
+        )
+
+
 def check(experiment: Experiment, dataset: PreparedDataset) -> None:
     """Looks up every name and holds the experiment against the dataset, before anything is written.
 
@@ -200,6 +225,8 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             f"pretrain makes the weights that this run starts from, and weights={experiment.weights!r} with "
             f"init={experiment.init!r} ask for others; leave weights empty and init at 'imagenet', or pretrain empty"
         )
+    if experiment.model.head == "simsiam":
+        _check_without_labels(experiment)
     if experiment.loss.name == "coral" and experiment.model.head != "coral":
         raise UserError(
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "

@@ -30,7 +30,7 @@ from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import feed as feeds
-from osteojax.train import parameter_groups
+from osteojax.train import parameter_groups, siamese
 from osteojax.train.clock import Clock
 from osteojax.train.experiment import Experiment, check, read_experiment
 from osteojax.train.feed import Feed
@@ -241,6 +241,7 @@ def train(
                 )
                 writer.timing(step, clock.lap(len(window), experiment.data.batch_size))
                 progress.update(step, summary["loss"])
+                siamese.tell_collapse(summary, step)
                 window.clear()
             if result is not None:
                 writer.metrics(step, {f"{experiment.eval.split}/{k}": v for k, v in result.items()})

@@ -19,7 +19,6 @@ from osteojax.train.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
-_LAST_LAYER = "head/fc/"
 _CHECKPOINT = re.compile(r"(.+)/checkpoints/(\d+)/?")
 
 
@@ -37,7 +36,7 @@ def open_source(place: str) -> Run:
         UserError: there is no such checkpoint, or it is damaged.
     """
     found = _CHECKPOINT.fullmatch(place)
-    return open_run(found[1], found[2]) if found else open_run(place)
+    return open_run(*(found.groups() if found else (place,)), classifies=False)
 
 
 def weights_of(
@@ -62,10 +61,12 @@ def weights_of(
     differences = preparation_differences(dict(source.record), dataset)
     if differences:
         log.warning("%s learned from images prepared otherwise (%s)", place, "; ".join(differences))
+    kind = _head_of(source)
+    left = "head/" if kind == "simsiam" else "head/fc/"
     arrays = {
         path: np.asarray(x)
         for path, x in (source.params | source.batch_stats).items()
-        if experiment.transfer.head == "keep" or not path.startswith(_LAST_LAYER)
+        if experiment.transfer.head == "keep" or not path.startswith(left)
     }
     provenance = {
         "arch": experiment.model.name,
@@ -74,7 +75,7 @@ def weights_of(
         "sha256": digest(arrays),
         "dataset_fingerprint": source.record["dataset_fingerprint"],
         "seed": source.config.seed,
-        "classes": source.class_names,
+        "learned": "without labels (SimSiam)" if kind == "simsiam" else ", ".join(source.class_names),
         "head": experiment.transfer.head,
         "prepared_otherwise": differences,
         "overlap": check_overlap(read_learned(source), place, experiment, dataset),
@@ -96,6 +97,10 @@ def input_of(architecture: str) -> dict[str, list[float]]:
     """How a network normalises its image: mean and std of RGB in [0, 1], as a checkpoint's record has them."""
     expected = models.ARCHITECTURES.get(architecture).preprocessing
     return {"mean": list(expected.mean), "std": list(expected.std)}
+
+
+def _head_of(source: Run) -> str:
+    return str(source.config.model.get("head", "softmax"))
 
 
 def _check_fits(source: Run, place: str, experiment: Experiment, dataset: PreparedDataset) -> None:
@@ -125,11 +130,11 @@ def _check_fits(source: Run, place: str, experiment: Experiment, dataset: Prepar
             f"transfer.head='keep': weights={place} tell {', '.join(source.class_names)} apart, and "
             f"{dataset.directory} has {', '.join(dataset.class_names)}; set --config.transfer.head=reset"
         )
-    kind = source.config.model.get("head", "softmax")
-    if kind != model.head:
+    kind = _head_of(source)
+    if kind != model.head or kind == "simsiam":
         raise UserError(
-            f"transfer.head='keep': the head of weights={place} is {kind!r}, and model.head={model.head!r}; set "
-            "--config.transfer.head=reset, or the same model.head"
+            f"transfer.head='keep': the head of weights={place} is {kind!r}, and model.head={model.head!r}; they must "
+            "be of one kind that classifies, or set --config.transfer.head=reset"
         )
 
 
