@@ -4,8 +4,8 @@
     osteojax train --config=configs/train/paper_resnet50.py --workdir=RUN --config.data.dir=KNEE_DATA \
         --config.model.name=resnet18 --config.weights=PRETRAINED
 
-Or as the first stage of one command, `config.pretrain` (phantom_to_knee.py). Watch `train/embedding_std`: where it falls
-far below `train/healthy_std`, 1 / sqrt(d), the embeddings of all images have become one, and the run says so.
+Or as the first stage of one command, `config.pretrain` (phantom_to_knee.py). Watch `train/embedding_std`: where it
+falls far below `train/healthy_std`, 1 / sqrt(d), the embeddings of all images have become one, and the run says so.
 
 Chen and He 2021, section 3: SGD at 0.05 * batch / 256, momentum 0.9, weight decay 1e-4, cosine. Their random crops are
 shift and scale here, and a flip is one of left and right. Expect what docs/transfer.md has.

@@ -1,0 +1,25 @@
+"""What a network that has learned something else first is worth on few radiographs: docs/transfer.md has the commands.
+
+    osteojax sweep --sweep=configs/sweeps/transfer.py --out=SWEEP --data_dir=KNEE
+
+The runs in PRETRAINED/, beside which the command is started, are made before: `phantom` learned the phantom's classes,
+`simsiam_phantom` its images without labels, `simsiam_knee` the training images of KNEE without labels. One seed each.
+
+Cost and what was found: docs/transfer.md.
+"""
+
+import ml_collections
+
+from osteojax.sweep.plan import Variants
+
+TRAIN = "configs/train/phantom_to_knee.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "random"
+
+
+def variants() -> Variants:
+    alone = {"pretrain": ml_collections.ConfigDict(), "epochs": 20.0}
+    yield "random", {**alone, "init": "random"}
+    for name in ("phantom", "simsiam_phantom", "simsiam_knee"):
+        yield name, {**alone, "weights": f"PRETRAINED/{name}"}
