@@ -246,7 +246,8 @@ def make_train_step(
         if recipe.without_labels:
             metrics |= siamese.embedding_metrics(logits, mask)
         else:
-            metrics["accuracy"] = jnp.sum((jnp.argmax(logits, -1) == label) * mask) / jnp.sum(mask)
+            correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
+            metrics["accuracy"] = correct / jnp.sum(mask)
         rate = recipe.schedule(state.step) * scale_of(state.opt_state)
         factors = {group.name: group.lr_factor for group in recipe.groups}
         metrics |= {

@@ -20,9 +20,10 @@ from tests.mutants.feed import FEED
 from tests.mutants.mutant import Mutant
 from tests.mutants.preparation import PREPARATION
 from tests.mutants.recipes import RECIPES
+from tests.mutants.transfer import TRANSFER
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *RECIPES)
+MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *RECIPES, *TRANSFER)
 # pytest's exit status when tests ran and some failed; 2 to 5 would mean that nothing was proved.
 TESTS_FAILED = 1
 # A mutant that loops for ever is noticed too: by whoever waits for the tests.
