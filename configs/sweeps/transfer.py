@@ -3,7 +3,7 @@
     osteojax sweep --sweep=configs/sweeps/transfer.py --out=SWEEP --data_dir=KNEE
 
 The runs in PRETRAINED/, beside which the command is started, are made before: `phantom` learned the phantom's classes,
-`simsiam_phantom` its images without labels, `simsiam_knee` the training images of KNEE without labels. One seed each.
+`simsiam` the training images of KNEE without their labels. One seed each.
 
 Cost and what was found: docs/transfer.md.
 """
@@ -13,13 +13,14 @@ import ml_collections
 from osteojax.sweep.plan import Variants
 
 TRAIN = "configs/train/phantom_to_knee.py"
+PREP = "configs/prep/prep_50_15_35.py"
 SEEDS = (0, 1, 2)
 METRIC = "balanced_accuracy"
 BASELINE = "random"
 
 
 def variants() -> Variants:
-    alone = {"pretrain": ml_collections.ConfigDict(), "epochs": 20.0}
+    alone = {"pretrain": ml_collections.ConfigDict(), "epochs": 10.0}
     yield "random", {**alone, "init": "random"}
-    for name in ("phantom", "simsiam_phantom", "simsiam_knee"):
+    for name in ("phantom", "simsiam"):
         yield name, {**alone, "weights": f"PRETRAINED/{name}"}

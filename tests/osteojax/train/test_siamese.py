@@ -86,7 +86,7 @@ def test_the_head_is_the_papers_and_padding_counts_nothing():
         "widen/kernel": (2, 8),
     }
     assert sum(path.endswith("norm/scale") for path in head) == 4
-    apply = network.train_function(set(params))
+    apply = jax.jit(network.train_function(set(params)))
     image = jax.random.uniform(jax.random.key(0), (8, 32, 32, 1))
     mask = (jnp.arange(8) < 6).astype(jnp.float32)
     key = jax.random.key(1)
@@ -135,6 +135,7 @@ def pretrained(prepared, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_labels_are_not_read(prepared, pretrained, tmp_path, monkeypatch):
     """The same run, to the bit, where every label is another one."""
     from osteojax.data.dataset import Split
@@ -150,6 +151,7 @@ def test_labels_are_not_read(prepared, pretrained, tmp_path, monkeypatch):
     assert found.record["arrays"] == expected.record["arrays"]
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_bit(prepared, pretrained, tmp_path, monkeypatch):
     config = unlabelled(prepared)
     original, calls = loop.to_devices, iter(range(10**6))

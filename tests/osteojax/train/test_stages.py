@@ -52,6 +52,7 @@ def test_the_second_stage_starts_from_the_best_of_the_first_and_is_the_run(whole
     assert metrics["dataset_fingerprint"] == "generated-2" and metrics["n"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("killed_at", "stage1", "stage2"), [(2, True, False), (5, True, True)])
 def test_killed_in_either_stage_it_goes_on_there_and_is_the_same_to_the_bit(
     whole, tmp_path, monkeypatch, killed_at, stage1, stage2
