@@ -33,6 +33,8 @@ from osteojax.files import cache_dir, write_atomically
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+EARLIER = "stage1"
+"""Within a run's folder that of the stage before it (`osteojax.train.stages`)."""
 _LISTING, _LOCK, _BEGUN = ".osteojax/listing.json", ".osteojax/lock.json", ".osteojax/begun.json"
 _URL = re.compile(r"(gs|s3)://([a-z0-9][a-z0-9._-]{1,221}[a-z0-9])(?:/(.*))?", re.DOTALL)
 _LEASE, _HEARTBEAT = 60.0, 15.0
@@ -589,15 +591,16 @@ def newest_step(url: str) -> int | None:
 
 
 def committed_steps(workdir: Path) -> list[str]:
-    """Names of the checkpoints that Orbax has renamed into place."""
-    folder = workdir / "checkpoints"
-    return sorted(path.name for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    """Names of the checkpoints that Orbax has renamed into place; an earlier stage's behind its folder's name."""
+    folder, earlier = workdir / "checkpoints", workdir / EARLIER
+    here = sorted(path.name for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return here + ([f"{EARLIER}/{step}" for step in committed_steps(earlier)] if earlier.is_dir() else [])
 
 
 def snapshot(workdir: Path) -> list[str]:
     """Files to publish: the checkpoints as they are now, then the logs, which may be ahead of them but never behind."""
     names = local_names(workdir)
-    return sorted(names, key=lambda name: not name.startswith("checkpoints/"))
+    return sorted(names, key=lambda name: "checkpoints" not in name.split("/"))
 
 
 def _remove_empty(folder: Path) -> None:

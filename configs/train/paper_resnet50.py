@@ -21,8 +21,13 @@ def get_config() -> ml_collections.ConfigDict:
             "seed": 0,
             # imagenet: pretrained or nothing. imagenet_or_random: fall back on model.fallback, then on random weights.
             "init": "imagenet",
-            # A file or a name of published weights; empty for the default of the architecture.
+            # A file or a name of published weights, or the folder of a run of ours (docs/transfer.md); empty for the
+            # default of the architecture.
             "weights": "",
+            # Of a run's weights. head: reset, or keep the run's. allow_overlap: although it saw what is tested here.
+            "transfer": c({"head": "reset", "allow_overlap": False}),
+            # The config of an earlier stage, whose best checkpoint this run starts from (phantom_to_knee.py); or empty.
+            "pretrain": c({}),
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
             # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py. head:
             # softmax, or ordinal: coral, corn. dropout before the last layer; stochastic_depth of the deepest block.

@@ -39,7 +39,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax import config, storage
     from osteojax.devices import cluster, host_memory
     from osteojax.run.workdir import opened
-    from osteojax.train.loop import Preempted, train
+    from osteojax.train.loop import Preempted
+    from osteojax.train.stages import train_stages
 
     host_memory.keep_freed_memory()  # before JAX starts its threads
     with cluster.joined(
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     ):
         try:
             with opened(arguments.workdir) as workdir:
-                train(
+                train_stages(
                     config.load(arguments.config, overrides),
                     workdir,
                     shared=not storage.is_remote(arguments.workdir),

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from osteojax import folds
@@ -16,7 +17,7 @@ class Leaks:
 
     Attributes:
         compared: images on the first and the second side.
-        shared: key (patient_id, group, pixels) -> how many of its values are on both sides.
+        shared: key (by default patient_id, group, pixels) -> how many of its values are on both sides.
     """
 
     compared: tuple[int, int]
@@ -47,10 +48,10 @@ def part(rows: list[dict[str, str]], split: str, fold: int = folds.NONE) -> list
     return [row for row in rows if row["split"] in names]
 
 
-def between(first: list[dict[str, str]], second: list[dict[str, str]]) -> Leaks:
+def between(first: list[dict[str, str]], second: list[dict[str, str]], keys: Sequence[str] = _KEYS) -> Leaks:
     """What two lists of manifest rows share."""
     shared = {}
-    for key in _KEYS:
+    for key in keys:
         one, other = ({row[key] for row in rows if row.get(key)} for rows in (first, second))
         shared[key] = len(one & other)
     return Leaks((len(first), len(second)), shared)

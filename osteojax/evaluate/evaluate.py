@@ -22,6 +22,7 @@ from osteojax.progress import print_table
 from osteojax.run.consensus import combined, fitted_together
 from osteojax.run.fitted import Mirrored, fitted
 from osteojax.run.open import Run, open_run
+from osteojax.run.origin import told
 from osteojax.run.predictions import text, write_predictions
 
 log = logging.getLogger(__name__)
@@ -167,10 +168,9 @@ def metadata_of(examples: list[Example]) -> dict[str, list[Any]]:
 
 def print_scores(metrics: dict[str, Any], *, to: Any = None) -> None:
     """What an evaluation found, as `print_metrics` has it."""
-    start = metrics["origin"]
     title = (
         f"{metrics['split']}: {metrics['n']} images, {metrics['patients']} patients, "
-        f"step {metrics['checkpoint_step']}, {start['architecture']} from {start['init']} weights; % [95 % interval]"
+        f"step {metrics['checkpoint_step']}, {told(metrics['origin'])}; % [95 % interval]"
     )
     print_metrics(metrics, title, to=to)
 

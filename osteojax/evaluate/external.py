@@ -15,6 +15,7 @@ from osteojax.evaluate.near_copies import near_copies
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
 from osteojax.metrics.score import with_intervals
+from osteojax.run.learned import read_learned
 from osteojax.run.open import Run
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ def check_overlap(
     run: Run, dataset: PreparedDataset, split: str, *, allowed: bool, search: bool = True
 ) -> dict[str, Any]:
     """What a run learned from, or chose its checkpoint on, of what another dataset tests.
+
+    What the run started from, and what that learned from, counts as its own where its folder says so.
 
     Args:
         run: a run on a dataset of its own.
@@ -50,12 +53,18 @@ def check_overlap(
         )
         return {"checked": False}
     fold = int(run.config.get("fold", folds.NONE))
-    learned = [row for name in ("train", "val") for row in leaks.part(own, name, fold)]
+    learned = [row for name in ("train", "val") for row in leaks.part(own, name, fold)] + (
+        read_learned(run) or []
+    )
     tested = [row for row in theirs if row["split"] == split]
-    shared: dict[str, int | None] = dict(leaks.between(learned, tested).shared)
-    shared.pop("group")  # its names mean something within one dataset only
+    # Not by group: its names mean something within one dataset only.
+    found = leaks.between(learned, tested, ("patient_id", "pixels", "sha256")).shared
     copies = _near_copies(run, dataset, split) if search else None
-    shared["near_copies"] = None if copies is None else len(copies)
+    shared = {
+        "patient_id": found["patient_id"],
+        "pixels": max(found["pixels"], found["sha256"]),
+        "near_copies": None if copies is None else len(copies),
+    }
     if any(shared.values()) and not allowed:
         told = (
             f"{shared['patient_id']} patient ids, {shared['pixels']} identical images and {shared['near_copies'] or 0} "

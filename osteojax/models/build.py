@@ -8,8 +8,11 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.config import Fraction
-from osteojax.models.backbone import Backbone
-from osteojax.models.layers.last import Head, last_layer
+from osteojax.errors import UserError
+from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.layers.convolution import LayerOptions
+from osteojax.models.layers.last import Last, last_layer
+from osteojax.models.layers.siamese import SiameseHead
 from osteojax.models.layers.stochastic_depth import thin
 
 
@@ -23,7 +26,8 @@ class ModelSection:
         dtype: of the computation; parameters are float32.
         batch_norm: statistics over the global batch, or over the part of each device.
         conv_impl: see `osteojax.models.layers.conv2d`.
-        head: what the last layer is, see `osteojax.models.layers.last`.
+        head: what the last layer is, see `osteojax.models.layers.last`; or "simsiam", which learns without labels and
+            tells no classes apart, see `osteojax.models.layers.siamese`.
         dropout: share of the features that the last layer does not see in training (Srivastava et al. 2014).
         stochastic_depth: how often the deepest residual branch is left out in training, see
             `osteojax.models.layers.stochastic_depth`.
@@ -34,7 +38,7 @@ class ModelSection:
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_norm: Literal["global", "per_device"] = "global"
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
-    head: Head = "softmax"
+    head: Last | Literal["simsiam"] = "softmax"
     dropout: Annotated[float, Fraction] = 0.0
     stochastic_depth: Annotated[float, Fraction] = 0.0
 
@@ -46,19 +50,29 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     of the `devices`. The architecture is the section's `name` or its `fallback`.
 
     Raises:
-        UserError: an unknown architecture, or one without residual branches to leave out.
+        UserError: an unknown architecture, or one without residual branches to leave out, or whose head SimSiam's
+            cannot replace.
     """
     rngs = nnx.Rngs(seed)
+    bn_parts = devices if section.batch_norm == "per_device" else 1
     model = models.create(
         architecture,
         num_classes=classes,
         in_channels=1,
         dtype=jnp.dtype(section.dtype),
         rngs=rngs,
-        bn_parts=devices if section.batch_norm == "per_device" else 1,
+        bn_parts=bn_parts,
         conv_impl=section.conv_impl,
     )
-    model.head.fc = last_layer(section.head, model.head.fc, classes, rngs=rngs)
+    if section.head == "simsiam":
+        if not isinstance(model.head, PoolHead):
+            raise UserError(
+                f"model.head='simsiam': {architecture} has hidden layers in its head; take a ResNet"
+            )
+        options = LayerOptions(bn_parts=bn_parts)
+        model.head = SiameseHead(model.head.fc.kernel.shape[0], options=options, rngs=rngs)
+    else:
+        model.head.fc = last_layer(section.head, model.head.fc, classes, rngs=rngs)
     if section.dropout > 0:
         model.head.fc.dropout = nnx.data(nnx.Dropout(section.dropout, rngs=rngs))
     if section.stochastic_depth > 0:

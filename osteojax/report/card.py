@@ -7,6 +7,7 @@ from osteojax.files import write_atomically
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
 from osteojax.report.entries import percent
 from osteojax.report.report import Material
+from osteojax.run.origin import learned_before, told
 from osteojax.train.augment import switched_on
 
 
@@ -64,13 +65,13 @@ def facts(given: Material) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in start.get("versions", {}).items())
     temperature = metrics["calibration"]["temperature"]
     found = {
-        "method": "convolutional network, transfer learning from natural images",
+        "method": f"convolutional network, {learned_before(origin)}",
         "model": (
             f"{origin['architecture']}, {' x '.join(map(str, run.record['image_shape']))} image in [0, 1] to "
             f"probabilities of {', '.join(given.names)}."
         ),
         "preprocessing": f"`{json.dumps(run.record['preprocessing'], sort_keys=True)}`",
-        "weights": f"{origin['init']}: {json.dumps(origin.get('weights'))}",
+        "weights": f"{told(origin)}: {json.dumps(origin.get('weights'))}",
         "training": (
             f"preset {config.preset}, {config.epochs:g} epochs, batch {config.data.batch_size}, "
             f"{config.optimizer.name} at {config.optimizer.learning_rate:g}, augmentation "

@@ -22,6 +22,7 @@ from osteojax.report.gallery import Explained, explained
 from osteojax.report.svg import Chart, confusion
 from osteojax.run.fitted import fitted
 from osteojax.run.open import Run, open_run
+from osteojax.run.origin import told
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,7 @@ def page(given: Material) -> Html:
 
 
 def _architecture(given: Material) -> str:
-    origin = given.run.record["origin"]
-    return f"{origin['architecture']} from {origin['init']} weights"
+    return told(given.run.record["origin"])
 
 
 def _answer(given: Material) -> list[str]:
@@ -524,7 +524,7 @@ def _provenance(given: Material) -> list[str]:
     facts = [
         ("dataset fingerprint", metrics["dataset_fingerprint"]),
         ("config hash", metrics["config_hash"]),
-        ("weights", json.dumps(record["origin"], sort_keys=True)),
+        ("weights", f"{told(record['origin'])}: {json.dumps(record['origin'], sort_keys=True)}"),
         ("osteojax", importlib.metadata.version("osteojax")),
         ("git commit", start.get("git_commit")),
         ("command", start.get("command")),

@@ -95,15 +95,16 @@ class Run:
         return lambda image: apply(self.params, self.batch_stats, image)
 
 
-def open_run(workdir: str | Path, step: str | int = "best") -> Run:
+def open_run(workdir: str | Path, step: str | int = "best", *, classifies: bool = True) -> Run:
     """Opens a checkpoint of a run; everything comes from the checkpoint itself.
 
     Args:
         workdir: of the run; an address on an object store is copied to this host.
         step: "best" (by validation), "last", or a number.
+        classifies: whether its answers are wanted, and not its parameters alone.
 
     Raises:
-        UserError: there is no such checkpoint, or it is damaged.
+        UserError: there is no such checkpoint, it is damaged, or it was to classify and learned without labels.
     """
     workdir = storage.localise(workdir)
     if not (workdir / "checkpoints").is_dir():
@@ -114,6 +115,11 @@ def open_run(workdir: str | Path, step: str | int = "best") -> Run:
         record = checkpoints.record(number)
         config = configs.from_json(record["config"])
         model = configs.read(ModelSection, config.model, "model")
+        if classifies and model.head == "simsiam":
+            raise UserError(
+                f"{workdir} learned without labels and tells no classes apart; train what does from its weights: "
+                f"osteojax train --config.weights={workdir}"
+            )
         network = Network(build_shapes(model, record["origin"]["architecture"], len(record["class_names"])))
         mesh = make_mesh()
         arrays = _inference_arrays(checkpoints, number, record, network, mesh)

@@ -20,13 +20,7 @@ def check_same_preparation(record: dict[str, Any], dataset: PreparedDataset) -> 
         raise UserError(
             f"{dataset.directory} has classes {list(dataset.class_names)}, the checkpoint {record['class_names']}"
         )
-    then, now = (
-        PreprocessSpec.from_dict(fields).to_dict()
-        for fields in (record["preprocessing"], dataset.preprocessing)
-    )
-    changed = [
-        f"{k}: {then.get(k)!r} -> {now.get(k)!r}" for k in sorted(then | now) if then.get(k) != now.get(k)
-    ]
+    changed = preparation_differences(record, dataset)
     if changed:
         raise UserError(
             f"{dataset.directory} was prepared otherwise than the training data ({'; '.join(changed)}); "
@@ -37,3 +31,14 @@ def check_same_preparation(record: dict[str, Any], dataset: PreparedDataset) -> 
             "%s is not the dataset of the training run; make sure that no patient is in both",
             dataset.directory,
         )
+
+
+def preparation_differences(record: dict[str, Any], dataset: PreparedDataset) -> list[str]:
+    """`key: then -> now` of each field of the preprocessing that is not as a checkpoint's data had it."""
+    then, now = (
+        PreprocessSpec.from_dict(fields).to_dict()
+        for fields in (record["preprocessing"], dataset.preprocessing)
+    )
+    return [
+        f"{k}: {then.get(k)!r} -> {now.get(k)!r}" for k in sorted(then | now) if then.get(k) != now.get(k)
+    ]

@@ -17,6 +17,7 @@ from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
+from osteojax.train import augment
 from osteojax.train.mix import MixSection
 from osteojax.train.parameter_groups import ParameterGroup
 
@@ -126,13 +127,28 @@ class MeshSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransferSection:
+    """`transfer.*`: of `weights` that are a run of ours.
+
+    Attributes:
+        head: whether the last layer is new, or the run's, which needs the same classes.
+        allow_overlap: start although patients or images that this run is judged by were learned from; it is marked.
+    """
+
+    head: Literal["reset", "keep"] = "reset"
+    allow_overlap: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that a training run can be told."""
+    """Everything that a training run can be told. `pretrain`: the config of an earlier stage; empty for none."""
 
     model: ModelSection
     seed: Annotated[int, Seed] = 0
     init: INITS = "imagenet"
     weights: str = ""
+    transfer: TransferSection = dataclasses.field(default_factory=TransferSection)
+    pretrain: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     preset: str = "stage3+"
     groups: tuple[ParameterGroup, ...] = ()
     data: DataSection = dataclasses.field(default_factory=DataSection)
@@ -174,6 +190,30 @@ def with_fingerprint(
     return ml_collections.ConfigDict(config.to_dict() | {"dataset_fingerprint": dataset.fingerprint})
 
 
+def _check_without_labels(experiment: Experiment) -> None:
+    """Raises UserError for what asks for labels, or for one view of an image."""
+    ask = {
+        f"eval.split={experiment.eval.split!r} (set it to {NO_SPLIT!r})": experiment.eval.split != NO_SPLIT,
+        "loss.*": experiment.loss != LossSection(),
+        "mix.*": experiment.mix.is_on,
+        "data.sampling='balanced'": experiment.data.sampling != "all",
+        "train.cache_prefix": experiment.train.cache_prefix,
+        "model.dropout": experiment.model.dropout > 0,
+        "optimizer.accumulate": experiment.optimizer.accumulate > 1,
+    }
+    asked = [key for key, asks in ask.items() if asks]
+    if asked:
+        raise UserError(
+            f"model.head='simsiam' learns without labels, from two views of each image of a batch; that has no "
+            f"{', '.join(asked)}; leave them as configs/train/simsiam.py has them"
+        )
+    if not augment.chain(experiment.augment).members:
+        raise UserError(
+            "model.head='simsiam' learns from how two augmented views of an image are alike, and augment.* switches "
+            "nothing on; take those of configs/train/simsiam.py"
+        )
+
+
 def check(experiment: Experiment, dataset: PreparedDataset) -> None:
     """Looks up every name and holds the experiment against the dataset, before anything is written.
 
@@ -189,6 +229,13 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
             "best.mode=%s, but %s is better when it is %s; leave best.mode at 'auto' unless you mean it",
             best.mode, best.metric, "larger" if natural == "max" else "smaller",
         )  # fmt: skip
+    if experiment.pretrain and (experiment.weights or experiment.init == "random"):
+        raise UserError(
+            f"pretrain makes the weights that this run starts from, and weights={experiment.weights!r} with "
+            f"init={experiment.init!r} ask for others; leave weights empty and init at 'imagenet', or pretrain empty"
+        )
+    if experiment.model.head == "simsiam":
+        _check_without_labels(experiment)
     if experiment.loss.name == "coral" and experiment.model.head != "coral":
         raise UserError(
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "

@@ -12,11 +12,19 @@ from osteojax.train.experiment import Experiment
 log = logging.getLogger(__name__)
 
 
-def initialise(experiment: Experiment, classes: int, devices: int) -> tuple[Backbone, dict[str, Any]]:
+def initialise(
+    experiment: Experiment, classes: int, devices: int, of_run: weights.WeightsFile | None = None
+) -> tuple[Backbone, dict[str, Any]]:
     """The model at step 0 and the record of its origin: `architecture`, `init` and, where there are some, `weights`.
 
     `init` is a policy: `imagenet` insists on pretrained weights; `imagenet_or_random` falls back first on
     `model.fallback` (another architecture, with its default weights) and then on random ones; `random`.
+
+    Args:
+        experiment: read are `init`, `weights`, `model`, `seed` and `transfer`.
+        classes: of the dataset.
+        devices: of the mesh.
+        of_run: weights of a run of ours, which need no policy; `init` is then recorded as "run".
 
     Raises:
         UserError: `imagenet`, or weights were named, and they cannot be had.
@@ -26,6 +34,11 @@ def initialise(experiment: Experiment, classes: int, devices: int) -> tuple[Back
         return build(experiment.model, name, classes, seed=experiment.seed, devices=devices)
 
     architecture, policy = experiment.model.name, experiment.init
+    if of_run is not None:
+        model = random(architecture)
+        weights.apply(model, of_run, head=experiment.transfer.head)
+        log.info("%s starts from the weights of the run %s", architecture, of_run.provenance["source"])
+        return model, {"architecture": architecture, "init": "run", "weights": dict(of_run.provenance)}
     if policy == "random":
         return random(architecture), {"architecture": architecture, "init": "random"}
 

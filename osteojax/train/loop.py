@@ -25,11 +25,12 @@ from osteojax.metrics import score as scores
 from osteojax.progress import TrainingProgress, print_table
 from osteojax.run.checkpoint import Checkpoints
 from osteojax.run.inference import split_logits
+from osteojax.run.learned import write_learned
 from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import feed as feeds
-from osteojax.train import parameter_groups
+from osteojax.train import parameter_groups, siamese
 from osteojax.train.clock import Clock
 from osteojax.train.experiment import Experiment, check, read_experiment, with_fingerprint
 from osteojax.train.feed import Feed
@@ -52,7 +53,7 @@ def train(
     shared: bool = True,
     force: bool = False,
     profile: bool = False,
-) -> None:
+) -> int:
     """Trains, validates and saves.
 
     Args:
@@ -61,6 +62,9 @@ def train(
         shared: whether that is one folder for all processes; else the first one's counts, and the others have copies.
         force: go on although the config is not the one that the run was started with.
         profile: write an XProf trace of steps 10 to 14 of this start to `workdir/profile`.
+
+    Returns:
+        Steps done in this start; 0 where the run was complete.
 
     Raises:
         UserError: the config, the dataset or the workdir does not fit.
@@ -101,9 +105,11 @@ def train(
             )
         )
         check_continues(workdir, checkpoints, experiment, dataset, force=force)
-        begun = start(experiment, dataset.class_names, source, mesh, checkpoints, total_steps)
+        begun = start(experiment, dataset, source, mesh, workdir, checkpoints, total_steps)
         # Only now: what cannot start must not claim the folder.
         write_config(workdir, configs.to_json(with_fingerprint(config, dataset)))
+        if begun.learned is not None and jax.process_index() == 0:
+            write_learned(workdir, begun.learned)
 
         recipe, state, step, best = begun.recipe, begun.state, begun.step, begun.best
         if step:
@@ -112,7 +118,7 @@ def train(
         print_groups(recipe, state.params)
         if step >= total_steps or best.exhausted:
             log.info("the run is complete at step %d; best step: %s", step, best.best_step)
-            return
+            return 0
 
         architecture = begun.origin["architecture"]
         feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
@@ -152,6 +158,8 @@ def train(
         compiled: dict[int, Callable] = {}
         window = Window(begun.pending)
         clock = Clock()
+        # What listened before listens again afterwards: another stage may follow.
+        stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         stop_requested = listen_for_sigterm()
         first_step, tracing = step, False
         while step < total_steps and not best.exhausted:
@@ -223,6 +231,7 @@ def train(
                 )
                 writer.timing(step, clock.lap(len(window), experiment.data.batch_size))
                 progress.update(step, summary["loss"])
+                siamese.tell_collapse(summary, step)
                 window.clear()
             if result is not None:
                 writer.metrics(step, {f"{experiment.eval.split}/{k}": v for k, v in result.items()})
@@ -234,6 +243,7 @@ def train(
                     f"stopped by SIGTERM after step {step}, saved; start the same command again to go on"
                 )
         log.info("finished at step %d; best step: %s", step, best.best_step)
+        return step - first_step
 
 
 def profile_folder(workdir: Path) -> Path:

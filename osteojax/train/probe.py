@@ -30,6 +30,7 @@ from osteojax.models import POOL
 from osteojax.progress import print_table
 from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import Checkpoints
+from osteojax.run.learned import write_learned
 from osteojax.run.record import MetricsWriter, append_run, run_record
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
@@ -80,9 +81,10 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
             return
         begun = start(
             experiment,
-            dataset.class_names,
+            dataset,
             source,
             mesh,
+            workdir,
             checkpoints,
             math.ceil(experiment.epochs * plan.steps),
         )
@@ -125,6 +127,8 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
         how = {"strength": STRENGTHS[chosen].item(), "chosen_by": f"{split}/{best.metric}"}
         origin = begun.origin | {"probe": how}
         write_config(workdir, configs.to_json(with_fingerprint(config, dataset)))
+        if begun.learned is not None:
+            write_learned(workdir, begun.learned)
         append_run(workdir, run_record() | {"from_step": 0, "origin": origin})
         _write_path(workdir, lines, how)
         with contextlib.closing(MetricsWriter(workdir, resume_step=0)) as writer:
@@ -152,6 +156,11 @@ def check_probe(experiment: Experiment) -> None:
         raise UserError(
             "a probe is logistic regression: set loss.name=cross_entropy, loss.label_smoothing=0 and "
             f"model.head=softmax, not {loss.name}, {loss.label_smoothing:g} and {experiment.model.head}"
+        )
+    if experiment.pretrain:
+        raise UserError(
+            "pretrain asks for an earlier stage, and a probe is one fit; train that stage by itself and name its folder "
+            "with --config.weights"
         )
     if experiment.data.sampling != "all":
         raise UserError(

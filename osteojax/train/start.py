@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from osteojax.models.build import build_shapes
 from osteojax.models.network import Flat, Network
 from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import ARRAYS, Checkpoints, DamagedCheckpoint, shapes_on
+from osteojax.run.learned import Rows, learned_from, read_learned
 from osteojax.run.state import TrainState
 from osteojax.run.workdir import CONFIG, stored_config
-from osteojax.train import augment, parameter_groups
+from osteojax.storage import EARLIER
+from osteojax.train import augment, parameter_groups, transfer
 from osteojax.train.class_weights import class_counts
-from osteojax.train.experiment import Experiment, read_experiment
+from osteojax.train.experiment import Experiment, TransferSection, read_experiment
 from osteojax.train.initialise import initialise
 from osteojax.train.optimizer import carry_over, make_optimizer, same_structure
 from osteojax.train.step import Recipe
@@ -39,7 +40,7 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 _MESH = ("mesh.data", "mesh.fsdp")
 # What the first start settled: its parameters came from there.
-_SETTLED = ("model.name", "model.fallback", "init", "weights")
+_SETTLED = ("model.name", "model.fallback", "init", "weights", "transfer.head", "transfer.allow_overlap")
 
 
 @dataclasses.dataclass
@@ -54,6 +55,7 @@ class Start:
         best: the ranking so far.
         iterator: position in the data; None at the beginning.
         origin: where the parameters came from at step 0.
+        learned: what this run and those before it learn from; None where that is not known, or was written already.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class Start:
     best: BestSoFar
     iterator: Any
     origin: dict[str, Any]
+    learned: Rows | None = None
 
 
 def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) -> None:
@@ -71,9 +74,7 @@ def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) 
     Folders may differ: each host may have the data in its own place.
     """
     here = config.to_dict()
-    here["data"] = {key: value for key, value in here["data"].items() if key != "dir"}
-    here |= {"dataset": dataset.fingerprint}
-    mine = ml_collections.ConfigDict(here)
+    mine = ml_collections.ConfigDict(_without_folders(here) | {"dataset": dataset.fingerprint})
     first = configs.from_json(from_first(configs.to_json(mine)))
     with shared_errors():
         changed = [f"{key}: {change}" for key, change in configs.differences(first, mine).items()]
@@ -81,6 +82,13 @@ def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) 
             raise UserError(
                 f"was not started like process 0 ({'; '.join(changed)}); start all processes with one command"
             )
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    config["data"] = {key: value for key, value in config["data"].items() if key != "dir"}
+    if config.get("pretrain"):
+        config["pretrain"] = _without_folders(config["pretrain"])
+    return config
 
 
 def check_continues(
@@ -102,9 +110,9 @@ def check_continues(
     changed = {
         key: change
         for key, change in configs.differences(_flat(before, fingerprint), now).items()
-        if key not in ignored
+        if _of_its_stage(key) not in ignored
     }
-    settled = [f"{key}: {change}" for key, change in changed.items() if key in _SETTLED]
+    settled = [f"{key}: {change}" for key, change in changed.items() if key in _SETTLED or _is_earlier(key)]
     if settled and checkpoints.steps():
         raise UserError(
             f"{workdir} holds a run whose parameters came from another start ({'; '.join(settled)}); nothing can "
@@ -116,6 +124,17 @@ def check_continues(
             f"({'; '.join(f'{key}: {change}' for key, change in changed.items())}); "
             "use another --workdir, or --force to go on with the new values"
         )
+
+
+def _is_earlier(key: str) -> bool:
+    return key.partition(".")[0] == "pretrain"
+
+
+def _of_its_stage(key: str) -> str:
+    """The key of an earlier stage as it is called there."""
+    while _is_earlier(key) and "." in key:
+        key = key.partition(".")[2]
+    return key
 
 
 def _stored(workdir: Path, checkpoints: Checkpoints) -> tuple[Experiment, str] | None:
@@ -153,9 +172,10 @@ def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict
 
 def start(
     experiment: Experiment,
-    class_names: Sequence[str],
+    dataset: PreparedDataset,
     source: Split,
     mesh: jax.sharding.Mesh,
+    workdir: Path,
     checkpoints: Checkpoints,
     total_steps: int,
 ) -> Start:
@@ -163,13 +183,13 @@ def start(
 
     An order of explicit steps: init, load weights, optimizer init; or restore, which needs none of their values. The
     newest checkpoint that is whole is taken; a damaged one is moved aside with a warning. A run that resumes keeps
-    the architecture that its first start settled on.
+    the architecture that its first start settled on, and needs what it started from no more.
 
     Raises:
         UserError: names, groups or weights that do not fit, or a checkpoint that cannot be read just now.
     """
-    classes = len(class_names)
-    counts = class_counts(experiment.loss, class_names, source)
+    classes = len(dataset.class_names)
+    counts = class_counts(experiment.loss, dataset.class_names, source)
 
     def recipe_for(network: Network) -> Recipe:
         return Recipe.of(experiment, network, total_steps, counts)
@@ -207,12 +227,27 @@ def start(
         state = adopt(state, recipe, step, mesh)
         return Start(recipe, state, step, record["pending"], ranked, record["iterator"], record["origin"])
 
-    model, origin = initialise(experiment, classes, mesh.size)
+    given, learned = None, learned_from(dataset, experiment.fold, experiment.eval.split)
+    # A stage is told by its name: the folder of both may move.
+    place, told = (
+        (workdir / EARLIER, EARLIER) if experiment.pretrain else (experiment.weights, experiment.weights)
+    )
+    if experiment.init != "random" and transfer.is_run(str(place)):
+        before = transfer.open_source(str(place))
+        given = transfer.weights_of(before, told, experiment, dataset)
+        earlier = read_learned(before)
+        learned = None if learned is None or earlier is None else learned + earlier
+    elif experiment.transfer != TransferSection():
+        raise UserError(
+            f"transfer.* is about weights that are a run of ours, and weights={experiment.weights!r} are none; name "
+            "the folder of a run, or leave transfer.* as it was"
+        )
+    model, origin = initialise(experiment, classes, mesh.size, given)
     recipe = recipe_for(Network(model))
     layout = state_sharding(mesh, jax.eval_shape(recipe.init_state, *recipe.network.init()))
     state = jax.jit(recipe.init_state, out_shardings=layout)(*recipe.network.init())
     best = BestSoFar(experiment.best.metric, experiment.best.direction, experiment.best.patience)
-    return Start(recipe, state, 0, [], best, None, origin)
+    return Start(recipe, state, 0, [], best, None, origin, learned)
 
 
 def checkpoint_record(
@@ -240,6 +275,7 @@ def checkpoint_record(
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.image_shape),
         "preprocessing": dataset.preprocessing,
+        "input": transfer.input_of(origin["architecture"]),
         "dataset_fingerprint": dataset.fingerprint,
         "origin": origin,
         "iterator": iterator,

@@ -18,7 +18,7 @@ from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
 from osteojax.errors import UserError
 from osteojax.models.network import FIRST, Flat, Network
 from osteojax.run.state import TrainState
-from osteojax.train import augment, parameter_groups
+from osteojax.train import augment, parameter_groups, siamese
 from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment
 from osteojax.train.losses.registry import LOSSES
@@ -116,6 +116,11 @@ class Recipe:
                 )
 
     @property
+    def without_labels(self) -> bool:
+        """Whether it learns from two views of each image (`osteojax.train.siamese`), and its logits are embeddings."""
+        return self.experiment.model.head == "simsiam"
+
+    @property
     def averages(self) -> bool:
         """Whether a moving average of the parameters is kept."""
         return self.experiment.optimizer.ema_decay > 0
@@ -188,7 +193,9 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         augment_key, model_key = step_keys(recipe.experiment.seed, state.step)
         image = unpack(batch["image"])
-        if start == FIRST:
+        if recipe.without_labels:
+            image = siamese.two_views(augment_key, image, recipe.augmentations)
+        elif start == FIRST:
             image = augment.apply(augment_key, image, recipe.augmentations)
         mask, label = batch["mask"], batch["label"]
         weight = mask * class_weights[label]
@@ -201,6 +208,8 @@ def make_train_step(
 
         def loss_of(learned: Flat, rows: Rows, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Flat]]:
             image, mask, targets = rows
+            if recipe.without_labels:
+                return siamese.loss_of(apply, frozen | learned, state.batch_stats, image, mask, key)
             logits, stats = apply(frozen | learned, state.batch_stats, image, mask, key)
             losses = [jnp.sum(recipe.loss(logits, label) * weight) for label, weight in targets]
             return jnp.asarray(sum(losses) / total), (logits, stats)
@@ -233,8 +242,12 @@ def make_train_step(
                 path: decay * ema_batch_stats[path] + (1 - decay) * batch_stats[path] for path in moving
             }
 
-        correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
-        metrics = {"loss": loss, "accuracy": correct / jnp.sum(mask)}
+        metrics = {"loss": loss}
+        if recipe.without_labels:
+            metrics |= siamese.embedding_metrics(logits, mask)
+        else:
+            correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
+            metrics["accuracy"] = correct / jnp.sum(mask)
         rate = recipe.schedule(state.step) * scale_of(state.opt_state)
         factors = {group.name: group.lr_factor for group in recipe.groups}
         metrics |= {

@@ -1,5 +1,6 @@
 """ImageNet weights: read from untrusted files of many origins, converted, checked, put into a model."""
 
 from osteojax.weights.load import WeightsFile, apply, load
+from osteojax.weights.sources import IMAGENET
 
-__all__ = ["WeightsFile", "apply", "load"]
+__all__ = ["IMAGENET", "WeightsFile", "apply", "load"]

@@ -576,8 +576,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "external: near copies are told and let pass",
         "osteojax/evaluate/external.py",
-        'shared["near_copies"] = None if copies is None else len(copies)',
-        'shared["near_copies"] = 0',
+        '"near_copies": None if copies is None else len(copies),',
+        '"near_copies": 0,',
         ("tests/osteojax/evaluate/test_near_copies.py",),
     ),
     Mutant(

@@ -12,7 +12,7 @@ from flax import nnx
 
 from osteojax.models.layers.convolution import Linear
 
-Head = Literal["softmax", "coral", "corn"]
+Last = Literal["softmax", "coral", "corn"]
 
 
 class Coral(Linear):
@@ -64,6 +64,6 @@ class Corn(Linear):
 _ORDINAL: dict[str, type[Coral] | type[Corn]] = {"coral": Coral, "corn": Corn}
 
 
-def last_layer(kind: Head, plain: Linear, classes: int, *, rngs: nnx.Rngs) -> Linear:
+def last_layer(kind: Last, plain: Linear, classes: int, *, rngs: nnx.Rngs) -> Linear:
     """The layer of that kind in the place of a plain one, which "softmax" keeps."""
     return plain if kind == "softmax" else _ORDINAL[kind](plain.kernel.shape[0], classes, rngs=rngs)

@@ -1,0 +1,78 @@
+"""What a run learned from, by patient and by content: `learned.csv` in its folder.
+
+It goes along with the run, so that what starts from its weights can be held against it where its data is not at hand.
+What the run itself started from is in it too, and what that started from.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from osteojax import folds
+from osteojax.data import leaks
+from osteojax.data.dataset import NO_SPLIT, PreparedDataset
+from osteojax.errors import UserError
+from osteojax.files import csv_cell, csv_text, write_atomically
+from osteojax.run.open import Run
+
+LEARNED = "learned.csv"
+KEYS = ("patient_id", "sha256")
+"""Columns: the patient, and the hash of the decoded file, which no preparation changes."""
+Rows = list[dict[str, str]]
+
+
+def learned_from(dataset: PreparedDataset, fold: int, validation: str) -> Rows | None:
+    """The training and validation images of a run; None where the dataset has no manifest with hashes.
+
+    Args:
+        dataset: of the run.
+        fold: that is tested; `folds.NONE` without folds.
+        validation: the split that chooses the checkpoint; "none" without.
+    """
+    return _rows(dataset, fold, {"train", validation} - {NO_SPLIT})
+
+
+def judged_by(dataset: PreparedDataset, fold: int, validation: str) -> Rows | None:
+    """The images that a run is validated and tested on; None where the dataset has no manifest with hashes."""
+    return _rows(dataset, fold, {"val", "test", validation} - {NO_SPLIT, "train"})
+
+
+def _rows(dataset: PreparedDataset, fold: int, splits: Iterable[str]) -> Rows | None:
+    manifest = leaks.read_manifest(dataset.directory)
+    if manifest is None or not all(row.get("sha256") for row in manifest if row.get("split")):
+        return None
+    return [
+        {key: row.get(key, "") for key in KEYS}
+        for split in sorted(splits)
+        for row in leaks.part(manifest, split, fold)
+    ]
+
+
+def write_learned(workdir: Path, rows: Rows) -> None:
+    """Writes `learned.csv`."""
+    out = io.StringIO()
+    table = csv.DictWriter(out, KEYS, lineterminator="\n")
+    table.writeheader()
+    table.writerows({key: csv_cell(row[key]) for key in KEYS} for row in rows)
+    write_atomically(workdir / LEARNED, out.getvalue())
+
+
+def read_learned(run: Run) -> Rows | None:
+    """What a run learned from; None where neither its folder nor its dataset tells.
+
+    Runs of earlier releases wrote nothing, and started from no other run: their dataset's manifest tells as much.
+    """
+    path = run.workdir / LEARNED
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{key: csv_text(row.get(key) or "") for key in KEYS} for row in csv.DictReader(file)]
+    if run.record["origin"]["init"] == "run":
+        return None
+    try:
+        dataset = PreparedDataset.open(run.config.data.dir)
+    except UserError:
+        return None
+    if dataset.fingerprint != run.record["dataset_fingerprint"]:
+        return None
+    return learned_from(dataset, int(run.config.get("fold", folds.NONE)), str(run.config.eval.split))
