@@ -5,7 +5,7 @@
 Cross-entropy and the focal loss weigh classes, CORAL knows their order and weighs nothing. All train from the cached
 prefix, on four views of each image.
 
-Cost and findings: docs/recipes.md.
+Not run on public data yet: cost and finding are open.
 """
 
 from osteojax.sweep.plan import Variants

@@ -24,7 +24,7 @@ from data_prep.workers import available_cores
 Box = tuple[float, float, float, float]
 
 # Smallest correlation of fine detail of a copy; docs/data_audit.md has the measurement.
-ACCEPT = 0.77
+ACCEPT = 0.86
 # Images that are looked at together; bounds memory.
 _BLOCK = 1024
 # Candidates of an image that are aligned, those first of which most keypoints agree.

@@ -159,8 +159,8 @@ def check_probe(experiment: Experiment) -> None:
         )
     if experiment.pretrain:
         raise UserError(
-            "pretrain asks for an earlier stage, and a probe is one fit; train that stage by itself and name its folder "
-            "with --config.weights"
+            "pretrain asks for an earlier stage, and a probe is one fit; train that stage by itself and name its "
+            "folder with --config.weights"
         )
     if experiment.data.sampling != "all":
         raise UserError(

@@ -243,7 +243,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "one anatomy is a copy",
         "data_prep/audit/near_duplicates.py",
-        "ACCEPT = 0.77",
+        "ACCEPT = 0.86",
         "ACCEPT = 0.3",
         ("tests/data_prep/audit/test_near_duplicates.py",),
     ),

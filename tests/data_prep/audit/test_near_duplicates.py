@@ -12,9 +12,12 @@ from scipy.ndimage import gaussian_filter, rotate
 
 from data_prep.audit import keypoint_index, near_duplicates
 from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, find_near_duplicates
+from data_prep.decode import decode
+from data_prep.image_task import content_hash
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 CONFIG = PhantomConfig(image_size=(224, 224), seed=5)
+KNEES = Path(__file__).resolve().parents[4] / "shared/data/knee"
 KNEE_OA = Path(__file__).resolve().parents[4] / "shared/data/knee_oa_kl"
 
 
@@ -221,3 +224,15 @@ def test_knees_that_were_cropped_twice_are_found():
     right = [c for c in copies if again[c.query].name[:5] == once[c.known].name[:5]]
     assert len(right) >= 0.95 * len(again)
     assert len(right) >= 0.99 * len(copies)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KNEES.is_dir(), reason="shared/data/knee is absent")
+def test_limbs_of_one_outline_are_no_copies():
+    """Long thin limbs, whose edges alone correlate up to 0.82: no two contents of this set are one knee."""
+    images = {}
+    for path in sorted(p for p in KNEES.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
+        pixels = decode(path.read_bytes()).pixels
+        images[content_hash(pixels)] = _resized(pixels, (224, 224))
+    assert len(images) == 176
+    assert find_near_duplicates(iter(images.values()), len(images)) == []

@@ -39,7 +39,7 @@ def path_of(workdir):
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("n, f", [(90, 12), (20, 40)])
+@pytest.mark.parametrize("n, f", [(90, 12), pytest.param(20, 40, marks=pytest.mark.slow)])
 def test_the_path_is_that_of_scikit_learn(n, f):
     rng = np.random.default_rng(n)
     labels = np.arange(n) % 3
@@ -67,7 +67,9 @@ def test_the_path_is_that_of_scikit_learn(n, f):
     np.testing.assert_array_equal(found.kernel[:, 3], 0)
 
 
-@pytest.mark.parametrize("metric", ["cross_entropy", "balanced_accuracy"])
+@pytest.mark.parametrize(
+    "metric", ["balanced_accuracy", pytest.param("cross_entropy", marks=pytest.mark.slow)]
+)
 def test_validation_alone_chooses_and_the_checkpoint_answers_as_the_probe(tmp_path, config, metric):
     config.best.metric = metric
     assert probe(tmp_path, config) == 0
