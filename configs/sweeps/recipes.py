@@ -12,7 +12,7 @@ from osteojax.sweep.plan import Variants
 
 TRAIN = "configs/train/paper_resnet50.py"
 PREP = "configs/prep/prep.py"
-SEEDS = (0,)
+SEEDS = (0, 1, 2)
 METRIC = "balanced_accuracy"
 BASELINE = "cross_entropy"
 
