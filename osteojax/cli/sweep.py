@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from osteojax.sweep.plan import Sweep
 
 NAME = "sweep"
-SUMMARY = "Run and compare ablations; started again, it does what is not done."
+SUMMARY = "Run and compare ablations, or search a space; started again, it does what is not done."
 EXIT_SOME_FAILED = 1
 
 
@@ -38,16 +38,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--config", help="training config instead of the sweep file's; --config.key=value holds for every run"
     )
     parser.add_argument("--prep", help="preparation config instead of the sweep file's")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        help="of a search file (configs/searches/), as many in all; needs the extra `search`",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     import dataclasses
 
-    from osteojax.data.dataset import PreparedDataset
     from osteojax.errors import UserError
     from osteojax.sweep import execute, plan, schedulers
 
+    if arguments.trials is not None:
+        return _search(arguments, overrides)
     sweep = plan.load_sweep(arguments.sweep)
     sweep = dataclasses.replace(
         sweep,
@@ -64,10 +70,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.status:
         _show(arguments.out, sweep, execute.status(arguments.out, runs))
         return 0
-    if arguments.data_dir and (there := PreparedDataset.open(arguments.data_dir).folds) != sweep.folds:
-        raise UserError(
-            f"{arguments.data_dir} has {there} folds, the sweep {sweep.folds}: say --folds={there}"
-        )
+    _check_data(arguments.data_dir, sweep.folds)
     if arguments.slurm is not None or arguments.kubernetes:
         command = [sys.executable, "-m", "osteojax", "sweep", *_without_scheduler(sys.argv[2:])]
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -85,6 +88,72 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     outcomes = execute.execute(arguments.out, chosen, source=arguments.source, processes=arguments.processes)
     _show(arguments.out, sweep, execute.status(arguments.out, runs))
     return EXIT_SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
+
+
+def _check_data(data_dir: str | None, folds: int) -> None:
+    from osteojax.data.dataset import PreparedDataset
+    from osteojax.errors import UserError
+
+    if data_dir and (there := PreparedDataset.open(data_dir).folds) != folds:
+        raise UserError(f"{data_dir} has {there} folds, the sweep {folds}: say --folds={there}")
+
+
+def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """A search file, with --trials."""
+    import dataclasses
+    import json
+
+    from osteojax.errors import UserError
+    from osteojax.evaluate.evaluate import print_metrics, print_scores
+    from osteojax.evaluate.pool import pool_runs
+    from osteojax.progress import print_table
+    from osteojax.sweep import plan, space
+
+    try:
+        from osteojax.sweep import search
+    except ModuleNotFoundError as error:
+        raise UserError(f"--trials needs {error.name}: pip install 'osteojax[search]'") from error
+    for flag in ("only", "slurm", "kubernetes"):
+        if getattr(arguments, flag) is not None:
+            raise UserError(f"--{flag} is of sweeps; the trials of a search come one after the other")
+    if arguments.processes != 1 or len(arguments.seeds or ()) > 1:
+        raise UserError("a search runs one trial at a time, with one of --seeds")
+    found = space.load_search(arguments.sweep)
+    found = dataclasses.replace(
+        found,
+        folds=found.folds if arguments.folds is None else arguments.folds,
+        train=arguments.config or found.train,
+        prep=arguments.prep or found.prep,
+    )
+    plan.check_folds(found.folds, "--folds")
+    header = ("fold", *search.HEADER, *found.space, "folder")
+    if not arguments.status:
+        _check_data(arguments.data_dir, found.folds)
+        chosen = search.search(
+            found,
+            arguments.out,
+            arguments.trials,
+            source=arguments.source,
+            prepared=arguments.data_dir,
+            seed=(arguments.seeds or [0])[0],
+            overrides=overrides,
+        )
+    print_table(f"search {found.name} in {arguments.out}", header, search.rows(found, arguments.out))
+    if arguments.status:
+        return 0
+    for one in chosen:
+        told = ", ".join(f"{key}={value}" for key, value in one.values.items())
+        print(f"chosen by validation: trial {one.number}, {found.metric} {one.validation:.4f}: {told}")
+    if found.folds:
+        pooled = pool_runs([one.folder for one in chosen])
+        print_metrics(
+            pooled, f"out of fold: {pooled['n']} images, {pooled['patients']} patients; % [95 % interval]"
+        )
+    else:
+        print_scores(
+            json.loads((chosen[0].folder / "eval" / "test" / "metrics.json").read_text()), to=sys.stdout
+        )
+    return 0
 
 
 def _without_scheduler(words: Sequence[str]) -> list[str]:

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 State = Literal["waiting", "running", "finished", "failed"]
 # Of `osteojax train`: stopped by a signal with everything saved, to be started again.
 TRY_AGAIN = 75
-_MOST_RESTARTS = 20
+MOST_RESTARTS = 20
 _LINES_SHOWN = 8
+_ASKED_EACH = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _status(out: Path, run: Planned) -> Outcome:
     if _is_held(folder / "lock.sweep"):
         return Outcome(run, "running")
     if (folder / "failed").is_file():
-        return Outcome(run, "failed", _last_lines(folder / "run.log"))
+        return Outcome(run, "failed", last_lines(folder / "run.log"))
     return Outcome(run, "waiting")
 
 
@@ -145,20 +146,20 @@ def _execute(
             return Outcome(run, "running")
         (folder / "failed").unlink(missing_ok=True)
         log.info("%s: starting", run.name)
-        call = _caller(folder / "run.log", cores, osteojax)
+        call = caller(folder / "run.log", cores, osteojax)
         data = run.config.data.dir
         if run.prep is not None:
             prepared = out / preparation_folder(run.prep)
             with preparing[str(preparation_folder(run.prep))]:
-                failed = _prepare(run.prep, prepared, source, call)
+                failed = prepare(run.prep, prepared, source, call)
             if failed:
                 return _failed(run, folder)
             data = str(prepared)
         config = ml_collections.ConfigDict(run.config.to_dict())
         config.data.dir = data
-        file = _write_config(folder / "config.py", config)
+        file = write_config(folder / "config.py", config)
         train = ["train", f"--config={file}", f"--workdir={folder}"]
-        for _ in range(_MOST_RESTARTS):
+        for _ in range(MOST_RESTARTS):
             code = call(train)
             if code != TRY_AGAIN:
                 break
@@ -169,7 +170,7 @@ def _execute(
         return Outcome(run, "finished")
 
 
-def _prepare(
+def prepare(
     prep: ml_collections.ConfigDict, prepared: Path, source: str | None, call: Callable[[list[str]], int]
 ) -> bool:
     """Prepares unless it is done; whether it failed. Other processes wait."""
@@ -180,11 +181,24 @@ def _prepare(
             return False
         if source is None:
             raise UserError("this sweep prepares its data: give --source")
-        file = _write_config(prepared.with_name(f"{prepared.name}.py"), prep)
+        file = write_config(prepared.with_name(f"{prepared.name}.py"), prep)
         return call(["prep", f"--source={source}", f"--out={prepared}", f"--config={file}"]) != 0
 
 
-def _caller(log_file: Path, cores: Sequence[int], osteojax: Sequence[str]) -> Callable[[list[str]], int]:
+def caller(
+    log_file: Path,
+    cores: Sequence[int],
+    osteojax: Sequence[str],
+    stop: Callable[[], bool] | None = None,
+) -> Callable[[list[str]], int]:
+    """Calls the command line on some of the cores, its output appended to a file; the status comes back.
+
+    Args:
+        log_file: to append to.
+        cores: of this machine.
+        osteojax: the command line.
+        stop: asked each half second; where it says so the process is told to stop (SIGTERM), and saves.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": str(len(cores)), "PYTHONUNBUFFERED": "1"}
 
     def call(arguments: list[str]) -> int:
@@ -193,13 +207,25 @@ def _caller(log_file: Path, cores: Sequence[int], osteojax: Sequence[str]) -> Ca
             stream.flush()
             # The process starts on its share of the cores: XLA makes as many threads as it sees.
             pinned = ["taskset", "-c", ",".join(map(str, cores)), *osteojax, *arguments]
-            done = subprocess.run(pinned, stdout=stream, stderr=stream, env=environment, check=False)
-            return done.returncode
+            process = subprocess.Popen(pinned, stdout=stream, stderr=stream, env=environment)
+            told = False
+            try:
+                while True:
+                    try:
+                        return process.wait(None if stop is None or told else _ASKED_EACH)
+                    except subprocess.TimeoutExpired:
+                        if stop is not None and stop():
+                            told = True
+                            process.terminate()
+            except BaseException:  # Ctrl-C: what was started must not go on by itself
+                process.terminate()
+                process.wait()
+                raise
 
     return call
 
 
-def _write_config(path: Path, config: ml_collections.ConfigDict) -> Path:
+def write_config(path: Path, config: ml_collections.ConfigDict) -> Path:
     """A config file that gives this config: what was run can be run again by hand."""
     text = configs.to_json(config)
     write_atomically(
@@ -212,12 +238,13 @@ def _write_config(path: Path, config: ml_collections.ConfigDict) -> Path:
 
 def _failed(run: Planned, folder: Path) -> Outcome:
     (folder / "failed").touch()
-    reason = _last_lines(folder / "run.log")
+    reason = last_lines(folder / "run.log")
     log.warning("%s failed; the others go on. Its last lines:\n%s", run.name, reason)
     return Outcome(run, "failed", reason)
 
 
-def _last_lines(path: Path) -> str:
+def last_lines(path: Path) -> str:
+    """The end of a log; empty where there is none."""
     if not path.is_file():
         return ""
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]

@@ -1,0 +1,318 @@
+"""Searches a space of configs by validation alone: trials of optuna, poor ones stopped early.
+
+Each trial is what a person would type: `osteojax train`, in a folder of its own. Its objective is the best value of the
+metric on validation, which also chooses its checkpoint. The test split is read once, by the trial that is chosen in the
+end. In cross-validation each fold that is tested has a search of its own, among runs that never see it (nested).
+
+The study lies in the search's folder (`study.log`, optuna's journal). Started again, a search goes on; a trial that was
+killed goes on from its last checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from osteojax import folds
+from osteojax.config import load, set_value
+from osteojax.errors import UserError
+from osteojax.files import write_atomically, write_csv
+from osteojax.sweep.execute import MOST_RESTARTS, TRY_AGAIN, caller, last_lines, prepare, write_config
+from osteojax.sweep.plan import preparation_folder
+from osteojax.sweep.space import Search, Value
+
+log = logging.getLogger(__name__)
+
+# Trials before one is compared with the median of the others, and evaluations of a trial before that.
+_COMPARED_FROM, _WARM_UP = 5, 1
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What a search chose for one test split.
+
+    Attributes:
+        fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
+        number: of the trial.
+        values: dotted key -> value.
+        validation: its best value of the metric.
+        folder: of the run, evaluated on the test split.
+    """
+
+    fold: int
+    number: int
+    values: Mapping[str, Value]
+    validation: float
+    folder: Path
+
+
+def search(
+    found: Search,
+    out: Path,
+    trials: int,
+    *,
+    source: str | None = None,
+    prepared: str | None = None,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    osteojax: Sequence[str] = (sys.executable, "-m", "osteojax"),
+) -> list[Chosen]:
+    """Runs trials until there are so many, and evaluates the best of them on the test split.
+
+    Args:
+        found: what the file says.
+        out: folder of the search.
+        trials: of each fold, in all starts together; pruned ones count, failed ones do not.
+        source: of the radiographs, where it prepares.
+        prepared: a dataset, in place of preparing.
+        seed: of the training and of the sampler.
+        overrides: `--config.key=value` for every trial.
+        osteojax: the command line, for tests.
+
+    Returns:
+        One choice a fold.
+
+    Raises:
+        UserError: the search is running already, it cannot prepare, or trials fail one after the other.
+    """
+    if trials < 1:
+        raise UserError(f"--trials={trials} must be 1 at least")
+    out.mkdir(parents=True, exist_ok=True)
+    cores = sorted(os.sched_getaffinity(0))
+    with _held(out):
+        call = caller(out / "search.log", cores, osteojax)
+        data = prepared or _prepared(found, out, source, call)
+        tested = range(found.folds) if found.folds else [folds.NONE]
+        chosen = []
+        for fold in tested:
+            study = open_study(found, out, fold, seed)
+            run = _Runs(found, out, study, fold, data, seed, overrides, cores, osteojax)
+            run.until(trials)
+            chosen.append(run.choose())
+    write_trials(found, out, chosen)
+    return chosen
+
+
+def open_study(found: Search, out: Path, fold: int, seed: int) -> optuna.Study:
+    """The study of a fold, new or as it was left."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
+    name = found.name if fold == folds.NONE else f"{found.name}-{folds.fold_name(fold)}"
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize" if found.direction == "max" else "minimize",
+        sampler=_sampler(seed, 0),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_COMPARED_FROM, n_warmup_steps=_WARM_UP),
+        load_if_exists=True,
+    )
+
+
+def _sampler(seed: int, asked: int) -> optuna.samplers.BaseSampler:
+    """By the number of the trial: a search that is started again must not draw the same values again."""
+    return optuna.samplers.TPESampler(seed=(seed * 1_000_003 + asked) % 2**32)
+
+
+class _Runs:
+    """The trials of one study."""
+
+    def __init__(
+        self,
+        found: Search,
+        out: Path,
+        study: optuna.Study,
+        fold: int,
+        data: str,
+        seed: int,
+        overrides: Sequence[str],
+        cores: Sequence[int],
+        osteojax: Sequence[str],
+    ) -> None:
+        self._found, self._out, self._study, self._fold = found, out, study, fold
+        self._data, self._seed, self._overrides = data, seed, overrides
+        self._cores, self._osteojax = cores, osteojax
+
+    def until(self, trials: int) -> None:
+        """Runs trials until so many are complete or pruned."""
+        for left in self._study.get_trials(states=(TrialState.RUNNING,)):
+            # Whoever ran it is gone: the search's lock is ours. Its values are tried again, in the same folder.
+            self._study.tell(left.number, state=TrialState.FAIL)
+            self._study.enqueue_trial(left.params)
+            log.info("trial %d was interrupted; it goes on", left.number)
+        failed = 0
+        while len(self._study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) < trials:
+            self._study.sampler = _sampler(self._seed, len(self._study.get_trials(deepcopy=False)))
+            trial = self._study.ask()
+            reason = self._run(trial)
+            failed = failed + 1 if reason else 0
+            if failed == _COMPARED_FROM:
+                raise UserError(
+                    f"{failed} trials failed one after the other; the last lines of "
+                    f"{self._folder(trial.params) / 'run.log'}:\n{reason}"
+                )
+
+    def choose(self) -> Chosen:
+        """The best trial, evaluated on the test split."""
+        complete = self._study.get_trials(states=(TrialState.COMPLETE,))
+        if not complete:
+            raise UserError(f"no trial of {self._study.study_name} is complete; give more --trials")
+        best = self._study.best_trial
+        folder = self._folder(best.params)
+        if not (folder / "eval" / "test" / "metrics.json").is_file():
+            call = caller(folder / "run.log", self._cores, self._osteojax)
+            if call(["evaluate", f"--workdir={folder}"]):
+                raise UserError(f"the chosen run cannot be evaluated:\n{last_lines(folder / 'run.log')}")
+        assert best.value is not None
+        return Chosen(self._fold, best.number, best.params, best.value, folder)
+
+    def _folder(self, values: Mapping[str, Value]) -> Path:
+        """By what it is: a trial that is tried again finds its checkpoints."""
+        config = self._config(values).to_dict()
+        config["data"] = {key: value for key, value in config["data"].items() if key != "dir"}
+        plain = json.dumps([config, self._data], sort_keys=True, default=str)
+        return self._out / "trials" / hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+    def _config(self, values: Mapping[str, Value]) -> ml_collections.ConfigDict:
+        return self._found.config(values, self._fold, self._seed, self._overrides)
+
+    def _run(self, trial: optuna.Trial) -> str:
+        """Trains a trial and tells the study; the last lines of its log where it failed."""
+        values = {key: one.suggest(trial, key) for key, one in self._found.space.items()}
+        folder, config = self._folder(values), self._config(values)
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.set_user_attr("folder", str(folder.relative_to(self._out)))
+        told = ", ".join(f"{key}={value}" for key, value in values.items())
+        log.info("trial %d: %s", trial.number, told)
+        config.data.dir = self._data
+        file = write_config(folder / "config.py", config)
+        key = f"{config.eval.split}/{self._found.metric}"
+        reported: set[int] = set()
+
+        def poor() -> bool:
+            for number, value in enumerate(best_so_far(folder / "metrics.jsonl", key, self._found.direction)):
+                if number not in reported:
+                    reported.add(number)
+                    trial.report(value, number)
+            return bool(reported) and trial.should_prune()
+
+        pruned = threading.Event()
+
+        def stop() -> bool:
+            if poor():
+                pruned.set()
+            return pruned.is_set()
+
+        call = caller(folder / "run.log", self._cores, self._osteojax, stop)
+        code = TRY_AGAIN
+        for _ in range(MOST_RESTARTS):
+            code = call(["train", f"--config={file}", f"--workdir={folder}"])
+            if code != TRY_AGAIN or pruned.is_set():
+                break
+        seen = best_so_far(folder / "metrics.jsonl", key, self._found.direction)
+        if code == TRY_AGAIN and pruned.is_set():
+            self._study.tell(trial, state=TrialState.PRUNED)
+            log.info("trial %d: stopped at %.4g, poorer than the median", trial.number, seen[-1])
+        elif code or not seen:
+            self._study.tell(trial, state=TrialState.FAIL)
+            reason = last_lines(folder / "run.log")
+            log.warning("trial %d failed; the search goes on. Its last lines:\n%s", trial.number, reason)
+            return reason or f"no {key} in {folder / 'metrics.jsonl'}"
+        else:
+            poor()  # what came since the last look
+            self._study.tell(trial, seen[-1])
+            log.info("trial %d: %s %.4g", trial.number, key, seen[-1])
+        return ""
+
+
+def best_so_far(path: Path, key: str, direction: str) -> list[float]:
+    """The best value of `key` up to each of its lines in a metrics.jsonl; values that are not defined do not count."""
+    found: list[float] = []
+    if not path.is_file():
+        return found
+    better = max if direction == "max" else min
+    for line in path.read_text().splitlines():
+        try:
+            value = json.loads(line).get(key)
+        except ValueError:  # it is being written
+            break
+        if value is not None and math.isfinite(value):
+            found.append(better(value, found[-1]) if found else float(value))
+    return found
+
+
+def write_trials(found: Search, out: Path, chosen: Sequence[Chosen]) -> None:
+    """`trials.csv` and `search.json` of a search."""
+    write_csv(out / "trials.csv", ["fold", *HEADER, *found.space, "folder"], rows(found, out))
+    record: dict[str, Any] = {
+        "search": found.name,
+        "metric": found.metric,
+        "chosen": [{**dataclasses.asdict(one), "folder": str(one.folder.relative_to(out))} for one in chosen],
+    }
+    write_atomically(out / "search.json", json.dumps(record, indent=2) + "\n")
+
+
+HEADER = ("trial", "state", "validation")
+
+
+def rows(found: Search, out: Path) -> list[list[str]]:
+    """The trials of all folds, as `trials.csv` has them."""
+    table = []
+    for fold in range(found.folds) if found.folds else [folds.NONE]:
+        for trial in open_study(found, out, fold, 0).get_trials():
+            seen = trial.intermediate_values
+            last = trial.value if trial.value is not None else seen[max(seen)] if seen else None
+            table.append(
+                [
+                    "" if fold == folds.NONE else str(fold),
+                    str(trial.number),
+                    _STATES[trial.state],
+                    "" if last is None else f"{last:.4f}",
+                    *(str(trial.params.get(key, "")) for key in found.space),
+                    trial.user_attrs.get("folder", ""),
+                ]
+            )
+    return table
+
+
+def _prepared(found: Search, out: Path, source: str | None, call: Callable[[list[str]], int]) -> str:
+    if found.prep is None:
+        raise UserError(f"search {found.name} prepares nothing: give the dataset with --data_dir")
+    config = load(found.prep)
+    if found.folds:
+        set_value(config, "split.folds", found.folds)
+    folder = out / preparation_folder(config)
+    if prepare(config, folder, source, call):
+        raise UserError(f"preparation failed:\n{last_lines(out / 'search.log')}")
+    return str(folder)
+
+
+@contextlib.contextmanager
+def _held(out: Path) -> Iterator[None]:
+    with (out / "lock.search").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"a search is running in {out} already") from None
+        yield

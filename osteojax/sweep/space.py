@@ -1,0 +1,169 @@
+"""A search file, and the space of configs that it stands for.
+
+A search file is Python: a docstring that says command, cost and what was found, and
+
+    TRAIN = "configs/train/paper_resnet50.py"     # the experiment that all trials share
+    PREP = "configs/prep/prep.py"                 # the preparation; only where it prepares
+    METRIC = "balanced_accuracy"                  # of validation: what is searched for
+    FOLDS = 5                                     # where given: a search of its own for each fold that is tested
+
+    def space():
+        return {"optimizer.learning_rate": log_uniform(1e-5, 1e-2), "preset": choice("head", "stage4")}
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import ml_collections
+
+from osteojax import config as configs
+from osteojax import folds
+from osteojax.errors import UserError
+from osteojax.metrics.registry import Direction, scalar
+from osteojax.sweep.plan import check_folds
+
+if TYPE_CHECKING:
+    import optuna
+
+Value = str | int | float | bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Value, ...]
+
+    def suggest(self, trial: "optuna.Trial", key: str) -> Value:
+        """A value of a trial."""
+        return cast(Value, trial.suggest_categorical(key, list(self.values)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A number between two, both included; whole numbers where both are."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def suggest(self, trial: "optuna.Trial", key: str) -> Value:
+        """A value of a trial."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(key, self.low, self.high, log=self.log)
+        return trial.suggest_float(key, self.low, self.high, log=self.log)
+
+
+def choice(*values: Value) -> Choice:
+    """One of `values`."""
+    if not values:
+        raise UserError("choice() needs the values to choose from")
+    return Choice(values)
+
+
+def uniform(low: float, high: float) -> Range:
+    """A number from `low` to `high`, all alike; of two whole numbers a whole number."""
+    return _range(low, high, log=False)
+
+
+def log_uniform(low: float, high: float) -> Range:
+    """A number from `low` to `high`, each power of ten alike; of two whole numbers a whole number."""
+    return _range(low, high, log=True)
+
+
+def _range(low: float, high: float, *, log: bool) -> Range:
+    if not low < high or (log and low <= 0):
+        raise UserError(f"a range from {low!r} to {high!r} has nothing in it" + (" above 0" if log else ""))
+    return Range(low, high, log)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a search file says.
+
+    Attributes:
+        name: of the file.
+        text: its docstring.
+        train, prep: config files; `prep` is None where nothing is prepared.
+        folds: of the dataset; 0 where it has a test split of its own.
+        metric: a registered scalar metric, of validation.
+        space: dotted key of the training config -> what it may be.
+    """
+
+    name: str
+    text: str
+    train: str
+    prep: str | None
+    folds: int
+    metric: str
+    space: Mapping[str, Choice | Range]
+
+    @property
+    def direction(self) -> Direction:
+        """ "max" or "min": of the metric."""
+        return scalar(self.metric).direction
+
+    def config(
+        self, values: Mapping[str, Value], fold: int, seed: int, overrides: Sequence[str] = ()
+    ) -> ml_collections.ConfigDict:
+        """The training config of a trial, the data's folder left open.
+
+        Args:
+            values: dotted key -> value, of `space`.
+            fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
+            seed: of the training.
+            overrides: `--config.key=value` for every trial; the values come after them.
+
+        Raises:
+            UserError: no such key.
+        """
+        config = configs.load(self.train, overrides)
+        chosen = {**values, "best.metric": self.metric, "best.mode": "auto", "seed": seed, "fold": fold}
+        for key, value in chosen.items():
+            configs.set_value(config, key, value)
+        return config
+
+
+def load_search(path: str) -> Search:
+    """Reads a search file.
+
+    Raises:
+        UserError: no such file, it does not run, or what it says does not fit together.
+    """
+    file = configs.find(path)
+    values, space = configs.run_file(
+        file, lambda module: (vars(module), dict(module.space())), what="search", function="space"
+    )
+    search = Search(
+        name=file.stem,
+        text=(values["__doc__"] or "").strip(),
+        train=values.get("TRAIN", ""),
+        prep=values.get("PREP"),
+        folds=values.get("FOLDS", 0),
+        metric=values.get("METRIC", "balanced_accuracy"),
+        space=space,
+    )
+    if not search.train:
+        raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
+    for key, given in space.items():
+        if not isinstance(given, Choice | Range):
+            raise UserError(
+                f"{file}: space() gives {key!r} a {type(given).__name__}; take choice, uniform or log_uniform of "
+                "osteojax.sweep.space"
+            )
+        if key.startswith("prep."):
+            raise UserError(
+                f"{file}: {key!r} is of the preparation, which a search leaves as it is; make it a sweep"
+            )
+    if not space:
+        raise UserError(f"{file}: space() is empty: there is nothing to search")
+    check_folds(search.folds, f"{file}: FOLDS")
+    scalar(search.metric)
+    # Any point of the space tells whether its keys are there.
+    search.config({key: _any(given) for key, given in space.items()}, folds.NONE, 0)
+    return search
+
+
+def _any(given: Choice | Range) -> Value:
+    return given.values[0] if isinstance(given, Choice) else given.low
