@@ -5,7 +5,8 @@
 Cross-entropy and the focal loss weigh classes, CORAL knows their order and weighs nothing. All train from the cached
 prefix, on four views of each image.
 
-Not run on public data yet: cost and finding are open.
+Cost: 48 minutes of CPU for one seed on 169 radiographs over five folds (command in docs/recipes.md).
+Found there: none is told from chance.
 """
 
 from osteojax.sweep.plan import Variants
