@@ -1,6 +1,6 @@
 """Which loss suits classes that are uneven and in order: three recipes for stage 4 of a pretrained ResNet-50.
 
-    osteojax sweep --sweep=configs/sweeps/recipes.py --out=SWEEP --source=RADIOGRAPHS --prep.split.folds=5 --folds=5
+    osteojax sweep --sweep=configs/sweeps/recipes.py --out=SWEEP --source=RADIOGRAPHS --folds=5
 
 Cross-entropy and the focal loss weigh classes, CORAL knows their order and weighs nothing. All train from the cached
 prefix, on four views of each image.
