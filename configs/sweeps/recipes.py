@@ -5,7 +5,7 @@
 Cross-entropy and the focal loss weigh classes, CORAL knows their order and weighs nothing. All train from the cached
 prefix, on four views of each image.
 
-Cost: 48 minutes of CPU for one seed on 169 radiographs over five folds (command in docs/recipes.md).
+Cost: 49 minutes of CPU for one seed on 169 radiographs over five folds (command in docs/recipes.md).
 Found there: none is told from chance.
 """
 
