@@ -1,6 +1,6 @@
 """Cross-validation: a dataset of folds `fold0`, `fold1`, ..., each tested in turn while the next one validates."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 # One to test, one to validate, one to learn from.
 FEWEST = 3
@@ -17,6 +17,11 @@ def fold_count(splits: Collection[str]) -> int:
     """How many folds these splits are; 0 where they are something else."""
     count = len(splits)
     return count if count and set(splits) == {fold_name(fold) for fold in range(count)} else 0
+
+
+def tested(count: int) -> Sequence[int]:
+    """The folds that are tested in turn; NONE alone where the dataset has a test split of its own."""
+    return range(count) if count else (NONE,)
 
 
 def parts(fold: int, count: int) -> dict[str, tuple[str, ...]]:

@@ -1,1 +1,1 @@
-"""Sweeps of `osteojax sweep`; the docstring of each holds its command and what it asks."""
+"""Searches of `osteojax sweep --trials`; the docstring of each holds its command and what it asks."""

@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from osteojax.sweep.execute import Outcome
-    from osteojax.sweep.plan import Sweep
+    from osteojax.sweep.plan import Common, Sweep
+
+File = TypeVar("File", bound="Common")
 
 NAME = "sweep"
 SUMMARY = "Run and compare ablations, or search a space; started again, it does what is not done."
@@ -54,15 +56,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     if arguments.trials is not None:
         return _search(arguments, overrides)
-    sweep = plan.load_sweep(arguments.sweep)
-    sweep = dataclasses.replace(
-        sweep,
-        seeds=tuple(arguments.seeds or sweep.seeds),
-        folds=sweep.folds if arguments.folds is None else arguments.folds,
-        train=arguments.config or sweep.train,
-        prep=arguments.prep or sweep.prep,
-    )
-    plan.check_folds(sweep.folds, "--folds")
+    sweep = _as_told(plan.load_sweep(arguments.sweep), arguments)
+    sweep = dataclasses.replace(sweep, seeds=tuple(arguments.seeds or sweep.seeds))
     runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
     for number in arguments.only or ():
         if number not in range(len(runs)):
@@ -90,6 +85,22 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     return EXIT_SOME_FAILED if any(outcome.state == "failed" for outcome in outcomes) else 0
 
 
+def _as_told(found: "File", arguments: argparse.Namespace) -> "File":
+    """What a file says, with what the command line says instead."""
+    import dataclasses
+
+    from osteojax.sweep import plan
+
+    told = dataclasses.replace(
+        found,
+        folds=found.folds if arguments.folds is None else arguments.folds,
+        train=arguments.config or found.train,
+        prep=arguments.prep or found.prep,
+    )
+    plan.check_folds(told.folds, "--folds")
+    return told
+
+
 def _check_data(data_dir: str | None, folds: int) -> None:
     from osteojax.data.dataset import PreparedDataset
     from osteojax.errors import UserError
@@ -100,14 +111,13 @@ def _check_data(data_dir: str | None, folds: int) -> None:
 
 def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """A search file, with --trials."""
-    import dataclasses
     import json
 
     from osteojax.errors import UserError
     from osteojax.evaluate.evaluate import print_metrics, print_scores
     from osteojax.evaluate.pool import pool_runs
     from osteojax.progress import print_table
-    from osteojax.sweep import plan, space
+    from osteojax.sweep import space
 
     try:
         from osteojax.sweep import search
@@ -118,14 +128,7 @@ def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
             raise UserError(f"--{flag} is of sweeps; the trials of a search come one after the other")
     if arguments.processes != 1 or len(arguments.seeds or ()) > 1:
         raise UserError("a search runs one trial at a time, with one of --seeds")
-    found = space.load_search(arguments.sweep)
-    found = dataclasses.replace(
-        found,
-        folds=found.folds if arguments.folds is None else arguments.folds,
-        train=arguments.config or found.train,
-        prep=arguments.prep or found.prep,
-    )
-    plan.check_folds(found.folds, "--folds")
+    found = _as_told(space.load_search(arguments.sweep), arguments)
     header = ("fold", *search.HEADER, *found.space, "folder")
     if not arguments.status:
         _check_data(arguments.data_dir, found.folds)

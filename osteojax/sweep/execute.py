@@ -3,6 +3,7 @@
 Every run is what a person would type: `osteojax prep`, `train`, `evaluate`. Its output goes to `run.log` in its folder.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -138,10 +139,8 @@ def _execute(
     if is_finished(out, run):
         return Outcome(run, "finished")
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock.sweep").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with alone(folder / "lock.sweep") as is_alone:
+        if not is_alone:
             log.info("%s is being run by another process", run.name)
             return Outcome(run, "running")
         (folder / "failed").unlink(missing_ok=True)
@@ -168,6 +167,18 @@ def _execute(
         write_atomically(folder / "asked.json", json.dumps(_asked(run), indent=1) + "\n")
         log.info("%s: finished", run.name)
         return Outcome(run, "finished")
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[bool]:
+    """Whether no other process is within for this lock file; who comes second is not kept waiting."""
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def prepare(

@@ -53,29 +53,38 @@ class Variant:
     prep: Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sweep:
-    """What a sweep file says.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """What a sweep file and a search file both say.
 
     Attributes:
         name: of the file.
         text: its docstring.
         train, prep: config files; `prep` is None where nothing is prepared.
-        baseline: name of a variant.
-        seeds: of every variant.
         folds: of the dataset; 0 where it has a test split of its own.
         metric: a registered scalar metric.
-        variants: in the order of the file.
     """
 
     name: str
     text: str
     train: str
     prep: str | None
-    baseline: str
-    seeds: tuple[int, ...]
     folds: int
     metric: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep(Common):
+    """What a sweep file says.
+
+    Attributes:
+        baseline: name of a variant.
+        seeds: of every variant.
+        variants: in the order of the file.
+    """
+
+    baseline: str
+    seeds: tuple[int, ...]
     variants: tuple[Variant, ...]
 
 
@@ -120,18 +129,34 @@ def load_sweep(path: str) -> Sweep:
 
     values, variants = configs.run_file(file, read, what="sweep", function="variants")
     sweep = Sweep(
-        name=file.stem,
-        text=(values["__doc__"] or "").strip(),
-        train=values.get("TRAIN", ""),
-        prep=values.get("PREP"),
+        **common(values, file),
         baseline=values.get("BASELINE", ""),
         seeds=tuple(values.get("SEEDS", (0,))),
-        folds=values.get("FOLDS", 0),
-        metric=values.get("METRIC", "balanced_accuracy"),
         variants=tuple(variants),
     )
     _check(sweep, file)
     return sweep
+
+
+def common(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The fields of `Common`, from the names that a file defines.
+
+    Raises:
+        UserError: no training config, or a number of folds or a metric that there is not.
+    """
+    if not values.get("TRAIN"):
+        raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
+    found = {
+        "name": file.stem,
+        "text": (values["__doc__"] or "").strip(),
+        "train": values["TRAIN"],
+        "prep": values.get("PREP"),
+        "folds": values.get("FOLDS", 0),
+        "metric": values.get("METRIC", "balanced_accuracy"),
+    }
+    check_folds(found["folds"], f"{file}: FOLDS")
+    scalar(found["metric"])
+    return found
 
 
 def _variant(name: str, overrides: Mapping[str, Any]) -> Variant:
@@ -152,14 +177,10 @@ def _check(sweep: Sweep, file: Path) -> None:
             raise UserError(f"{file}: a variant's name is also its folder's: {name!r} has other characters")
     if sweep.baseline not in names:
         raise UserError(f"{file}: BASELINE={sweep.baseline!r} is none of the variants {', '.join(names)}")
-    if not sweep.train:
-        raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
     if not sweep.seeds or len(set(sweep.seeds)) < len(sweep.seeds):
         raise UserError(f"{file}: SEEDS={sweep.seeds} must be different whole numbers")
-    check_folds(sweep.folds, f"{file}: FOLDS")
     if sweep.prep is None and any(variant.prep for variant in sweep.variants):
         raise UserError(f"{file}: a variant sets a key of the preparation; name its config with PREP")
-    scalar(sweep.metric)
 
 
 def check_folds(count: int, where: str) -> None:
@@ -185,14 +206,13 @@ def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = 
         if prepared is None:
             if sweep.prep is None:
                 raise UserError(f"sweep {sweep.name} prepares nothing: give the dataset with --data_dir")
-            dealt = {"split.folds": sweep.folds} if sweep.folds else {}
-            prep = _with(configs.load(sweep.prep), {**variant.prep, **dealt})
+            prep = preparation(sweep, variant.prep)
         elif variant.prep:
             raise UserError(
                 f"sweep {sweep.name}: variant {variant.name!r} needs a preparation of its own; give --source, "
                 "not --data_dir"
             )
-        for seed, fold in itertools.product(sweep.seeds, range(sweep.folds) if sweep.folds else [folds.NONE]):
+        for seed, fold in itertools.product(sweep.seeds, folds.tested(sweep.folds)):
             chosen = {**variant.train, "seed": seed}
             folder = Path("runs") / variant.name / f"seed{seed}"
             if fold != folds.NONE:
@@ -202,6 +222,13 @@ def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = 
                 config.data.dir = prepared
             runs.append(Planned(variant.name, seed, fold, folder, config, prep))
     return runs
+
+
+def preparation(found: Common, values: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+    """The preparation config of a file that names one, dealt into its folds; `values` are of dotted keys."""
+    assert found.prep is not None
+    dealt = {"split.folds": found.folds} if found.folds else {}
+    return _with(configs.load(found.prep), {**(values or {}), **dealt})
 
 
 def _with(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> ml_collections.ConfigDict:

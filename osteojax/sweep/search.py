@@ -8,17 +8,13 @@ The study lies in the search's folder (`study.log`, optuna's journal). Started a
 killed goes on from its last checkpoint.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import hashlib
 import json
 import logging
 import math
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +24,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from osteojax import config as configs
 from osteojax import folds
-from osteojax.config import load, set_value
 from osteojax.errors import UserError
 from osteojax.files import write_atomically, write_csv
-from osteojax.sweep.execute import MOST_RESTARTS, TRY_AGAIN, caller, last_lines, prepare, write_config
-from osteojax.sweep.plan import preparation_folder
+from osteojax.sweep.execute import MOST_RESTARTS, TRY_AGAIN, alone, caller, last_lines, prepare, write_config
+from osteojax.sweep.plan import preparation, preparation_folder
 from osteojax.sweep.space import Search, Value
 
 log = logging.getLogger(__name__)
@@ -101,12 +97,13 @@ def search(
         raise UserError(f"--trials={trials} must be 1 at least")
     out.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
-    with _held(out):
+    with alone(out / "lock.search") as is_alone:
+        if not is_alone:
+            raise UserError(f"a search is running in {out} already")
         call = caller(out / "search.log", cores, osteojax)
         data = prepared or _prepared(found, out, source, call)
-        tested = range(found.folds) if found.folds else [folds.NONE]
         chosen = []
-        for fold in tested:
+        for fold in folds.tested(found.folds):
             study = open_study(found, out, fold, seed)
             run = _Runs(found, out, study, fold, data, seed, overrides, cores, osteojax)
             run.until(trials)
@@ -189,13 +186,12 @@ class _Runs:
 
     def _folder(self, values: Mapping[str, Value]) -> Path:
         """By what it is: a trial that is tried again finds its checkpoints."""
-        config = self._config(values).to_dict()
-        config["data"] = {key: value for key, value in config["data"].items() if key != "dir"}
-        plain = json.dumps([config, self._data], sort_keys=True, default=str)
-        return self._out / "trials" / hashlib.sha256(plain.encode()).hexdigest()[:16]
+        return self._out / "trials" / configs.digest(self._config(values))[:16]
 
     def _config(self, values: Mapping[str, Value]) -> ml_collections.ConfigDict:
-        return self._found.config(values, self._fold, self._seed, self._overrides)
+        config = self._found.config(values, self._fold, self._seed, self._overrides)
+        config.data.dir = self._data
+        return config
 
     def _run(self, trial: optuna.Trial) -> str:
         """Trains a trial and tells the study; the last lines of its log where it failed."""
@@ -205,33 +201,32 @@ class _Runs:
         trial.set_user_attr("folder", str(folder.relative_to(self._out)))
         told = ", ".join(f"{key}={value}" for key, value in values.items())
         log.info("trial %d: %s", trial.number, told)
-        config.data.dir = self._data
         file = write_config(folder / "config.py", config)
         key = f"{config.eval.split}/{self._found.metric}"
-        reported: set[int] = set()
+        reported, pruned = 0, False
 
-        def poor() -> bool:
-            for number, value in enumerate(best_so_far(folder / "metrics.jsonl", key, self._found.direction)):
-                if number not in reported:
-                    reported.add(number)
-                    trial.report(value, number)
-            return bool(reported) and trial.should_prune()
-
-        pruned = threading.Event()
+        def report() -> list[float]:
+            """Tells the study what came since the last look; the best values up to each evaluation so far."""
+            nonlocal reported
+            seen = best_so_far(folder / "metrics.jsonl", key, self._found.direction)
+            for number in range(reported, len(seen)):
+                trial.report(seen[number], number)
+            reported = len(seen)
+            return seen
 
         def stop() -> bool:
-            if poor():
-                pruned.set()
-            return pruned.is_set()
+            nonlocal pruned
+            pruned = bool(report()) and trial.should_prune()
+            return pruned
 
         call = caller(folder / "run.log", self._cores, self._osteojax, stop)
         code = TRY_AGAIN
         for _ in range(MOST_RESTARTS):
             code = call(["train", f"--config={file}", f"--workdir={folder}"])
-            if code != TRY_AGAIN or pruned.is_set():
+            if code != TRY_AGAIN or pruned:
                 break
-        seen = best_so_far(folder / "metrics.jsonl", key, self._found.direction)
-        if code == TRY_AGAIN and pruned.is_set():
+        seen = report()
+        if code == TRY_AGAIN and pruned:
             self._study.tell(trial, state=TrialState.PRUNED)
             log.info("trial %d: stopped at %.4g, poorer than the median", trial.number, seen[-1])
         elif code or not seen:
@@ -240,7 +235,6 @@ class _Runs:
             log.warning("trial %d failed; the search goes on. Its last lines:\n%s", trial.number, reason)
             return reason or f"no {key} in {folder / 'metrics.jsonl'}"
         else:
-            poor()  # what came since the last look
             self._study.tell(trial, seen[-1])
             log.info("trial %d: %s %.4g", trial.number, key, seen[-1])
         return ""
@@ -279,7 +273,7 @@ HEADER = ("trial", "state", "validation")
 def rows(found: Search, out: Path) -> list[list[str]]:
     """The trials of all folds, as `trials.csv` has them."""
     table = []
-    for fold in range(found.folds) if found.folds else [folds.NONE]:
+    for fold in folds.tested(found.folds):
         for trial in open_study(found, out, fold, 0).get_trials():
             seen = trial.intermediate_values
             last = trial.value if trial.value is not None else seen[max(seen)] if seen else None
@@ -299,20 +293,8 @@ def rows(found: Search, out: Path) -> list[list[str]]:
 def _prepared(found: Search, out: Path, source: str | None, call: Callable[[list[str]], int]) -> str:
     if found.prep is None:
         raise UserError(f"search {found.name} prepares nothing: give the dataset with --data_dir")
-    config = load(found.prep)
-    if found.folds:
-        set_value(config, "split.folds", found.folds)
+    config = preparation(found)
     folder = out / preparation_folder(config)
     if prepare(config, folder, source, call):
         raise UserError(f"preparation failed:\n{last_lines(out / 'search.log')}")
     return str(folder)
-
-
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    with (out / "lock.search").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a search is running in {out} already") from None
-        yield

@@ -21,7 +21,7 @@ from osteojax import config as configs
 from osteojax import folds
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
-from osteojax.sweep.plan import check_folds
+from osteojax.sweep.plan import PREP_PREFIX, Common, common
 
 if TYPE_CHECKING:
     import optuna
@@ -78,25 +78,14 @@ def _range(low: float, high: float, *, log: bool) -> Range:
     return Range(low, high, log)
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What a search file says.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search(Common):
+    """What a search file says; `metric` is of validation.
 
     Attributes:
-        name: of the file.
-        text: its docstring.
-        train, prep: config files; `prep` is None where nothing is prepared.
-        folds: of the dataset; 0 where it has a test split of its own.
-        metric: a registered scalar metric, of validation.
         space: dotted key of the training config -> what it may be.
     """
 
-    name: str
-    text: str
-    train: str
-    prep: str | None
-    folds: int
-    metric: str
     space: Mapping[str, Choice | Range]
 
     @property
@@ -135,31 +124,19 @@ def load_search(path: str) -> Search:
     values, space = configs.run_file(
         file, lambda module: (vars(module), dict(module.space())), what="search", function="space"
     )
-    search = Search(
-        name=file.stem,
-        text=(values["__doc__"] or "").strip(),
-        train=values.get("TRAIN", ""),
-        prep=values.get("PREP"),
-        folds=values.get("FOLDS", 0),
-        metric=values.get("METRIC", "balanced_accuracy"),
-        space=space,
-    )
-    if not search.train:
-        raise UserError(f'{file}: TRAIN names the training config, as in TRAIN = "configs/train/demo.py"')
+    search = Search(**common(values, file), space=space)
     for key, given in space.items():
         if not isinstance(given, Choice | Range):
             raise UserError(
                 f"{file}: space() gives {key!r} a {type(given).__name__}; take choice, uniform or log_uniform of "
                 "osteojax.sweep.space"
             )
-        if key.startswith("prep."):
+        if key.startswith(PREP_PREFIX):
             raise UserError(
                 f"{file}: {key!r} is of the preparation, which a search leaves as it is; make it a sweep"
             )
     if not space:
         raise UserError(f"{file}: space() is empty: there is nothing to search")
-    check_folds(search.folds, f"{file}: FOLDS")
-    scalar(search.metric)
     # Any point of the space tells whether its keys are there.
     search.config({key: _any(given) for key, given in space.items()}, folds.NONE, 0)
     return search

@@ -30,8 +30,8 @@ SEARCH: tuple[Mutant, ...] = (
     Mutant(
         "search: poor trials run to their end",
         _SEARCH,
-        "return bool(reported) and trial.should_prune()",
-        "return False",
+        "pruned = bool(report()) and trial.should_prune()",
+        "report()",
         _TESTS,
     ),
     Mutant(
@@ -51,8 +51,8 @@ SEARCH: tuple[Mutant, ...] = (
     Mutant(
         "search: all folds are searched on the first",
         _SEARCH,
-        "return self._found.config(values, self._fold, self._seed, self._overrides)",
-        "return self._found.config(values, min(self._fold, 0), self._seed, self._overrides)",
+        "config = self._found.config(values, self._fold, self._seed, self._overrides)",
+        "config = self._found.config(values, min(self._fold, 0), self._seed, self._overrides)",
         _TESTS,
     ),
     Mutant(

@@ -421,9 +421,8 @@ def test_a_sweep_from_command_to_tables(real, sweep_file, prepared, tmp_path, ca
 
 
 def test_names_are_text_on_the_page():
-    sweep = plan.Sweep(
-        "x<script>", "", "", None, "base", (0,), 0, "accuracy", (plan.Variant("base", {}, {}),)
-    )
+    said = {"name": "x<script>", "text": "", "train": "", "prep": None, "folds": 0, "metric": "accuracy"}
+    sweep = plan.Sweep(**said, baseline="base", seeds=(0,), variants=(plan.Variant("base", {}, {}),))
     assert "<script>" not in tables.page(sweep, [], [])
 
 
