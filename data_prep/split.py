@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from data_prep.components import Components
 from osteojax.errors import UserError
 from osteojax.folds import fold_count
 
@@ -23,20 +24,12 @@ def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[int]:
     Returns:
         For each item the index of the first item of its connected component.
     """
-    parent = list(range(len(keys)))
-
-    def find(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
+    components = Components(len(keys))
     first_with: dict[Hashable, int] = {}
     for item, item_keys in enumerate(keys):
         for key in item_keys:
-            low, high = sorted((find(first_with.setdefault(key, item)), find(item)))
-            parent[high] = low
-    return [find(item) for item in range(len(keys))]
+            components.join(first_with.setdefault(key, item), item)
+    return [components.find(item) for item in range(len(keys))]
 
 
 def assign_splits(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from data_prep.audit.alignment import align, thumbnail
 from data_prep.audit.keypoint_index import Candidate, KeypointIndex, blocks
 from data_prep.audit.keypoints import Keypoints, find_keypoints
+from data_prep.components import Components
 from data_prep.workers import available_cores
 
 # A crop: (top, left, height, width) in units of the image that it is cut from.
@@ -178,16 +179,11 @@ def _verified(
     pool: ThreadPoolExecutor,
 ) -> list[NearDuplicate]:
     """The candidates that are copies; what others connect already is not looked at."""
-    root = list(range(len(thumbnails)))
-
-    def find(item: int) -> int:
-        while root[item] != item:
-            root[item] = root[root[item]]
-            item = root[item]
-        return item
+    joined = Components(len(thumbnails))
 
     def open_still(candidate: Candidate) -> bool:
-        return find(candidate.query) != find(candidate.known) and not same(candidate.query, candidate.known)
+        query, known = candidate.query, candidate.known
+        return joined.find(query) != joined.find(known) and not same(query, known)
 
     def look(candidate: Candidate) -> NearDuplicate | None:
         return _pair(candidate, thumbnails[candidate.query], thumbnails[candidate.known])
@@ -200,7 +196,7 @@ def _verified(
         for candidate, pair in zip(looked_at, pool.map(look, looked_at), strict=True):
             if pair is not None and pair.correlation >= accept and open_still(candidate):
                 found.append(pair)
-                root[find(candidate.query)] = find(candidate.known)
+                joined.join(candidate.query, candidate.known)
     return sorted(found, key=lambda pair: (pair.part, pair.whole))
 
 

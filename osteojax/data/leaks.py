@@ -31,7 +31,11 @@ class Leaks:
 
 def read_manifest(data_dir: Path) -> list[dict[str, str]] | None:
     """The rows of a prepared dataset's manifest.csv; None where there is none."""
-    path = data_dir / "manifest.csv"
+    return read_table(data_dir / "manifest.csv")
+
+
+def read_table(path: Path) -> list[dict[str, str]] | None:
+    """The rows of a table that `write_csv` wrote; None where there is none."""
     if not path.is_file():
         return None
     with path.open(newline="", encoding="utf-8", errors="replace") as file:

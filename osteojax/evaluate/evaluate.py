@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from osteojax import folds
 from osteojax.data.dataset import Example, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.evaluate import external, trust
@@ -131,14 +130,15 @@ def _overlap(
                 "runs on one kind of image"
             )
         (own if run.record["dataset_fingerprint"] == dataset.fingerprint else foreign).append(run)
-    if len({run.config.get("fold", folds.NONE) for run in own}) > 1:
+    if len({run.fold for run in own}) > 1:
         raise UserError(
             f"{', '.join(str(run.workdir) for run in own)} are different folds: what one is tested on, the others "
             "learned from; osteojax pool takes them together"
         )
-    # Runs that learned from the same images are asked once.
+    # Runs that learned from the same images, and started from the same weights, are asked once.
     distinct = {
-        (run.record["dataset_fingerprint"], run.config.get("fold", folds.NONE)): run for run in foreign
+        (run.record["dataset_fingerprint"], run.fold, str(run.record["origin"].get("weights"))): run
+        for run in foreign
     }
     found = [
         external.check_overlap(run, dataset, split, allowed=allowed, search=search)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from osteojax import folds, storage
+from osteojax import storage
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -52,10 +52,8 @@ def check_overlap(
             "a manifest is not at hand: whether training images are among those tested was not checked"
         )
         return {"checked": False}
-    fold = int(run.config.get("fold", folds.NONE))
-    learned = [row for name in ("train", "val") for row in leaks.part(own, name, fold)] + (
-        read_learned(run) or []
-    )
+    learned = [row for name in ("train", "val") for row in leaks.part(own, name, run.fold)]
+    learned += read_learned(run) or []
     tested = [row for row in theirs if row["split"] == split]
     # Not by group: its names mean something within one dataset only.
     found = leaks.between(learned, tested, ("patient_id", "pixels", "sha256")).shared
@@ -102,7 +100,7 @@ def prevalence(run: Run, sample: Sample, probabilities: np.ndarray) -> dict[str,
     found: dict[str, Any] = {"tested": dict(zip(run.class_names, map(float, here), strict=True))}
     if own is None:
         return found
-    labels = [row["label"] for row in leaks.part(own, "train", int(run.config.get("fold", folds.NONE)))]
+    labels = [row["label"] for row in leaks.part(own, "train", run.fold)]
     then = np.asarray([labels.count(name) for name in run.class_names], float)
     if not then.sum():
         return found
@@ -125,15 +123,9 @@ def shifted(probabilities: np.ndarray, here: np.ndarray, then: np.ndarray) -> np
 def _near_copies(run: Run, dataset: PreparedDataset, split: str) -> list[dict[str, Any]] | None:
     """None where the dataset that the run learned from is not at hand."""
     try:
-        own = run.dataset()
+        own = run.own_dataset()
     except UserError as error:
         log.warning("near copies of training images were not looked for: %s", error)
-        return None
-    if own.fingerprint != run.record["dataset_fingerprint"]:
-        log.warning(
-            "near copies of training images were not looked for: %s is not what was learned from",
-            own.directory,
-        )
         return None
     return [dataclasses.asdict(copy) for copy in near_copies(own, dataset, split)]
 

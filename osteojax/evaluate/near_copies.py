@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.audit.near_duplicates import find_copies
-from osteojax.data.dataset import Examples, PreparedDataset
+from osteojax.data.dataset import PreparedDataset
 from osteojax.run.predictions import text
 
 log = logging.getLogger(__name__)
-_AT_ONCE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +47,16 @@ def near_copies(own: PreparedDataset, dataset: PreparedDataset, split: str) -> l
     log.info(
         "looking for copies of %d images that were learned from among the %d of %s", count, len(tested), split
     )
-    found = find_copies(_pixels(tested), (image for part in learned for image in _pixels(part)), count)
-    if not found:
-        return []
-    files = [text(example["file"]) for part in learned for example in part]
+    files: list[str] = []
+
+    def learned_images() -> Iterator[np.ndarray]:
+        for part in learned:
+            for example in part:
+                files.append(text(example["file"]))
+                yield example["image"][..., 0]
+
+    found = find_copies((example["image"][..., 0] for example in tested), learned_images(), count)
     return [
         NearCopy(text(tested[copy.query]["file"]), files[copy.known], round(copy.correlation, 3))
         for copy in found
     ]
-
-
-def _pixels(source: Examples) -> Iterator[np.ndarray]:
-    """Images (H, W), a few of them in memory at a time."""
-    for first in range(0, len(source), _AT_ONCE):
-        images, _ = source.read(range(first, min(first + _AT_ONCE, len(source))))
-        yield from images[..., 0]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from osteojax import config as configs
-from osteojax import folds
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -80,8 +79,9 @@ class Material:
         """What training and the evaluated split share; None where there is no manifest."""
         if self.manifest is None:
             return None
-        fold = int(self.run.config.get("fold", folds.NONE))
-        train, tested = (leaks.part(self.manifest, name, fold) for name in ("train", self.metrics["split"]))
+        train, tested = (
+            leaks.part(self.manifest, name, self.run.fold) for name in ("train", self.metrics["split"])
+        )
         return leaks.between(train, tested)
 
 

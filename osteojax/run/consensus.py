@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax, logsumexp
 
-from osteojax import folds
 from osteojax.calibration.temperature import fit_temperature
 from osteojax.run.fitted import Calibrated, Fitted
 from osteojax.run.open import Run
@@ -33,7 +32,7 @@ def apart(runs: Sequence[Run]) -> str | None:
         both = f"{first.workdir} and {run.workdir}"
         if run.record["dataset_fingerprint"] != first.record["dataset_fingerprint"]:
             return f"{both} were trained on different datasets"
-        if run.config.get("fold", folds.NONE) != first.config.get("fold", folds.NONE):
+        if run.fold != first.fold:
             return f"{both} are different folds: what one is validated on, the other learned from"
         if run.config.eval.split != first.config.eval.split:
             return f"{both} were validated on different splits"

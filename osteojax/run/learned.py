@@ -4,16 +4,13 @@ It goes along with the run, so that what starts from its weights can be held aga
 What the run itself started from is in it too, and what that started from.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from osteojax import folds
 from osteojax.data import leaks
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
-from osteojax.files import csv_cell, csv_text, write_atomically
+from osteojax.files import write_csv
 from osteojax.run.open import Run
 
 LEARNED = "learned.csv"
@@ -51,11 +48,7 @@ def _rows(dataset: PreparedDataset, fold: int, splits: Iterable[str]) -> Rows | 
 
 def write_learned(workdir: Path, rows: Rows) -> None:
     """Writes `learned.csv`."""
-    out = io.StringIO()
-    table = csv.DictWriter(out, KEYS, lineterminator="\n")
-    table.writeheader()
-    table.writerows({key: csv_cell(row[key]) for key in KEYS} for row in rows)
-    write_atomically(workdir / LEARNED, out.getvalue())
+    write_csv(workdir / LEARNED, KEYS, ([row[key] for key in KEYS] for row in rows))
 
 
 def read_learned(run: Run) -> Rows | None:
@@ -63,16 +56,13 @@ def read_learned(run: Run) -> Rows | None:
 
     Runs of earlier releases wrote nothing, and started from no other run: their dataset's manifest tells as much.
     """
-    path = run.workdir / LEARNED
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{key: csv_text(row.get(key) or "") for key in KEYS} for row in csv.DictReader(file)]
+    written = leaks.read_table(run.workdir / LEARNED)
+    if written is not None:
+        return written
     if run.record["origin"]["init"] == "run":
         return None
     try:
-        dataset = PreparedDataset.open(run.config.data.dir)
+        dataset = run.own_dataset()
     except UserError:
         return None
-    if dataset.fingerprint != run.record["dataset_fingerprint"]:
-        return None
-    return learned_from(dataset, int(run.config.get("fold", folds.NONE)), str(run.config.eval.split))
+    return learned_from(dataset, run.fold, str(run.config.eval.split))

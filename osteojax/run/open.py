@@ -58,6 +58,22 @@ class Run:
         """In the order of the logits."""
         return list(self.record["class_names"])
 
+    @property
+    def fold(self) -> int:
+        """The fold that the run tests; `folds.NONE` where its dataset has a test split of its own."""
+        return int(self.config.get("fold", folds.NONE))
+
+    def own_dataset(self) -> PreparedDataset:
+        """The dataset that the run learned from, with its fold as `test`.
+
+        Raises:
+            UserError: it is not at hand, or another lies in its place.
+        """
+        dataset = PreparedDataset.open(self.config.data.dir)
+        if dataset.fingerprint != self.record["dataset_fingerprint"]:
+            raise UserError(f"{dataset.directory} is not what was learned from")
+        return dataset.for_fold(self.fold)
+
     def dataset(self, data_dir: str | Path | None = None) -> PreparedDataset:
         """A dataset prepared as the training data were: by default those, where a run of one fold has that as `test`.
 
@@ -67,7 +83,7 @@ class Run:
         dataset = PreparedDataset.open(data_dir or self.config.data.dir)
         check_same_preparation(dict(self.record), dataset)
         if dataset.fingerprint == self.record["dataset_fingerprint"]:
-            return dataset.for_fold(self.config.get("fold", folds.NONE))
+            return dataset.for_fold(self.fold)
         return dataset
 
     @functools.cached_property

@@ -214,6 +214,18 @@ def _check_without_labels(experiment: Experiment) -> None:
         )
 
 
+def opened(config: Mapping[str, Any]) -> tuple[Experiment, PreparedDataset]:
+    """The experiment and its dataset, of its fold, checked against one another.
+
+    Raises:
+        UserError: as `read_experiment` and `check`; or there is no such dataset or fold.
+    """
+    experiment = read_experiment(config)
+    dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
+    check(experiment, dataset)
+    return experiment, dataset
+
+
 def check(experiment: Experiment, dataset: PreparedDataset) -> None:
     """Looks up every name and holds the experiment against the dataset, before anything is written.
 

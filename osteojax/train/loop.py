@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from osteojax import config as configs
 from osteojax.data.balanced import Balanced
 from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
-from osteojax.data.dataset import NO_SPLIT, Examples, PreparedDataset
+from osteojax.data.dataset import NO_SPLIT, Examples
 from osteojax.data.pixels import unpack
 from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
@@ -32,7 +32,7 @@ from osteojax.run.workdir import hold, write_config
 from osteojax.train import feed as feeds
 from osteojax.train import parameter_groups, siamese
 from osteojax.train.clock import Clock
-from osteojax.train.experiment import Experiment, check, read_experiment, with_fingerprint
+from osteojax.train.experiment import Experiment, opened, with_fingerprint
 from osteojax.train.feed import Feed
 from osteojax.train.recalibrate import recalibrated
 from osteojax.train.start import agree_on_start, check_continues, checkpoint_record, start
@@ -73,9 +73,7 @@ def train(
     """
     check_even_devices()
     with shared_errors():
-        experiment = read_experiment(config)
-        dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
-        check(experiment, dataset)
+        experiment, dataset = opened(config)
     agree_on_start(config, dataset)
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)
     by_row = batch_sharding(mesh)

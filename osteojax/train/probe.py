@@ -36,7 +36,7 @@ from osteojax.run.state import TrainState
 from osteojax.run.workdir import hold, write_config
 from osteojax.train import logistic, parameter_groups
 from osteojax.train.class_weights import class_weights
-from osteojax.train.experiment import Experiment, check, read_experiment, with_fingerprint
+from osteojax.train.experiment import Experiment, opened, with_fingerprint
 from osteojax.train.prefix import PrefixCache
 from osteojax.train.start import checkpoint_record, start
 from osteojax.train.step import Recipe
@@ -61,9 +61,7 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
         UserError: the config is not one of a probe, the dataset does not fit, or the workdir holds another run.
     """
-    experiment = read_experiment(config)
-    dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
-    check(experiment, dataset)
+    experiment, dataset = opened(config)
     check_probe(experiment)
     counts = _class_counts(dataset)
     mesh = make_mesh(experiment.mesh.data, experiment.mesh.fsdp)

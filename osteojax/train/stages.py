@@ -9,12 +9,11 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from osteojax.data.dataset import PreparedDataset
 from osteojax.devices.agreement import from_first, shared_errors
 from osteojax.errors import UserError
 from osteojax.run.learned import learned_from
 from osteojax.storage import EARLIER, committed_steps
-from osteojax.train.experiment import Experiment, check, read_experiment
+from osteojax.train.experiment import opened
 from osteojax.train.loop import Preempted, train
 from osteojax.train.transfer import check_overlap
 
@@ -65,7 +64,7 @@ def _has_begun(workdir: Path) -> bool:
 
 def check_stages(config: ml_collections.ConfigDict) -> None:
     """Raises UserError where the stages do not fit their data or one another, for whatever number of them."""
-    (before, earlier), (experiment, dataset) = _checked(config.pretrain), _checked(config)
+    (before, earlier), (experiment, dataset) = opened(config.pretrain), opened(config)
     if before.model.name != experiment.model.name:
         raise UserError(
             f"pretrain.model.name={before.model.name!r} and model.name={experiment.model.name!r}: the second stage "
@@ -73,10 +72,3 @@ def check_stages(config: ml_collections.ConfigDict) -> None:
         )
     learned = learned_from(earlier, before.fold, before.eval.split)
     check_overlap(learned, "pretrain", experiment, dataset)
-
-
-def _checked(config: ml_collections.ConfigDict) -> tuple[Experiment, PreparedDataset]:
-    experiment = read_experiment(config)
-    dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
-    check(experiment, dataset)
-    return experiment, dataset

@@ -596,8 +596,8 @@ ENGINE: tuple[Mutant, ...] = (
     ),
     Mutant(
         "external: another dataset is searched in place of the run's",
-        "osteojax/evaluate/external.py",
-        'if own.fingerprint != run.record["dataset_fingerprint"]:',
+        "osteojax/run/open.py",
+        'if dataset.fingerprint != self.record["dataset_fingerprint"]:',
         "if False:",
         ("tests/osteojax/evaluate/test_near_copies.py",),
     ),

@@ -1,7 +1,6 @@
 """Near duplicates: copies are found, other radiographs of the same kind are not."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from data_prep.image_task import content_hash
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 CONFIG = PhantomConfig(image_size=(224, 224), seed=5)
-KNEES = Path(__file__).resolve().parents[4] / "shared/data/knee"
-KNEE_OA = Path(__file__).resolve().parents[4] / "shared/data/knee_oa_kl"
 
 
 @pytest.fixture(scope="module")
@@ -212,10 +209,11 @@ def test_pairs_are_plain_values(knees):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KNEE_OA.is_dir(), reason="shared/data/knee_oa_kl is absent")
-def test_knees_that_were_cropped_twice_are_found():
+def test_knees_that_were_cropped_twice_are_found(shared):
     """The knees of `test` again in `auto_test`, cut out by a detector."""
-    once, again = (sorted((KNEE_OA / name).glob("*.png")) for name in ("test", "auto_test"))
+    once, again = (
+        sorted((shared / "data/knee_oa_kl" / name).glob("*.png")) for name in ("test", "auto_test")
+    )
 
     def read(paths):
         return (np.asarray(Image.open(path).convert("L"), np.float32) for path in paths)
@@ -227,11 +225,12 @@ def test_knees_that_were_cropped_twice_are_found():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not KNEES.is_dir(), reason="shared/data/knee is absent")
-def test_limbs_of_one_outline_are_no_copies():
+def test_limbs_of_one_outline_are_no_copies(shared):
     """Long thin limbs, whose edges alone correlate up to 0.82: no two contents of this set are one knee."""
     images = {}
-    for path in sorted(p for p in KNEES.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
+    for path in sorted(
+        p for p in (shared / "data/knee").rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")
+    ):
         pixels = decode(path.read_bytes()).pixels
         images[content_hash(pixels)] = _resized(pixels, (224, 224))
     assert len(images) == 176
