@@ -667,7 +667,7 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "consensus: folds pass for runs with the same validation images",
         "osteojax/run/consensus.py",
-        'if run.config.get("fold", folds.NONE) != first.config.get("fold", folds.NONE):',
+        "if run.fold != first.fold:",
         "if False:",
         ("tests/osteojax/run/test_consensus.py",),
     ),
@@ -702,7 +702,7 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "evaluate: an ensemble of folds is tested on what it learned from",
         "osteojax/evaluate/evaluate.py",
-        'if len({run.config.get("fold", folds.NONE) for run in own}) > 1:',
+        "if len({run.fold for run in own}) > 1:",
         "if False:",
         ("tests/osteojax/evaluate/test_evaluate.py",),
     ),

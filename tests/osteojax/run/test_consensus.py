@@ -85,8 +85,9 @@ def test_one_network_and_one_view_keep_what_was_fitted():
 
 
 def opened(name, fingerprint="a", fold=-1, split="val"):
-    config = ConfigDict({"fold": fold, "eval": {"split": split}})
-    return types.SimpleNamespace(workdir=name, record={"dataset_fingerprint": fingerprint}, config=config)
+    config = ConfigDict({"eval": {"split": split}})
+    record = {"dataset_fingerprint": fingerprint}
+    return types.SimpleNamespace(workdir=name, record=record, config=config, fold=fold)
 
 
 @pytest.mark.parametrize(
