@@ -53,7 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
             "data": c({"dir": "", "batch_size": 32, "threads": 2, "hold": "auto", "sampling": "all"}),
             # cache_prefix: compute the activations of the frozen first parts once, and train from them. cache_dtype:
             # as_computed, float32, bfloat16, float16. cache_views: augmented forms of each image, with augmentation.
-            # cache_dir: empty for OSTEOJAX_CACHE/prefix. steps_per_call: of the program, where data.hold is "device".
+            # cache_dir: empty for OSTEOJAX_CACHE/prefix. steps_per_call: at most, in powers of two, where data.hold is
+            # "device".
             "train": c(
                 {
                     "cache_prefix": False,

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from osteojax.data.dataset import Examples
+from osteojax.data.order import InOrder, Order, Shuffled
 
 Batch = dict[str, np.ndarray]
 
@@ -45,28 +46,24 @@ class BatchPlan:
         """Rows of every global batch, padding included."""
         return -(-self.batch_size // self.devices) * self.devices
 
-    def positions(self, step: int) -> list[int | None]:
-        """For each row of this host in global batch `step`: its position in the endless epoch order, or None.
+    def positions(self, step: int) -> tuple[np.ndarray, int]:
+        """Positions in the endless order of what this host feeds to global batch `step`, and rows of padding behind it.
 
         Position p is the (p mod N)-th example of epoch p // N.
         """
         epoch, index = divmod(step, self.steps)
-        first = index * self.batch_size
+        end = min(self.batch_size, self.examples - index * self.batch_size)
         held = self.rows // self.hosts
-        mine = range(self.host * held, (self.host + 1) * held)
-        return [
-            epoch * self.examples + first + row
-            if row < self.batch_size and first + row < self.examples
-            else None
-            for row in mine
-        ]
+        mine = np.arange(self.host * held, min((self.host + 1) * held, end))
+        return epoch * self.examples + index * self.batch_size + mine, held - len(mine)
 
 
 class HostBatches(grain.MapDataset):
     """Element `step` is this host's part of global batch `step`."""
 
-    def __init__(self, order: grain.MapDataset, source: Examples, plan: BatchPlan, steps: int) -> None:
-        super().__init__(order)
+    def __init__(self, order: Order, source: Examples, plan: BatchPlan, steps: int) -> None:
+        super().__init__()
+        self._order = order
         self._source, self._element = source, source.element()
         self._plan = plan
         self._steps = steps
@@ -81,10 +78,8 @@ class HostBatches(grain.MapDataset):
         packed (`osteojax.data.pixels`), or activations. `index` is the example's place in the split. Padding rows are
         zero, and their index is -1.
         """
-        positions = self._plan.positions(step)
-        # A padding row stands behind all real ones of its batch.
-        indices = [int(self._parent[p]) for p in positions if p is not None]
-        padding = len(positions) - len(indices)
+        positions, padding = self._plan.positions(step)
+        indices = self._order[positions].tolist()
         if indices:
             view = step // self._plan.steps % self._source.views
             image, label = self._source.read(indices, view)
@@ -120,20 +115,19 @@ def train_iterator(
     seed: int,
     steps: int,
     threads: int = 2,
-    order: grain.MapDataset | None = None,
+    order: Order | None = None,
 ) -> grain.DatasetIterator:
     """Batches 0 .. steps - 1; `get_state()`/`set_state()` hold the position and nothing else.
 
     They are shuffled, or in an `order` of example numbers whose epochs have the length of the plan's.
     """
-    order = order or grain.MapDataset.range(plan.examples).seed(seed).shuffle()
+    order = order or Shuffled(plan.examples, seed)
     return _iterate(HostBatches(order, source, plan, steps), threads)
 
 
 def eval_iterator(source: Examples, plan: BatchPlan, *, threads: int = 2) -> grain.DatasetIterator:
     """Every example once, in the order of the split."""
-    order = grain.MapDataset.range(plan.examples)
-    return _iterate(HostBatches(order, source, plan, plan.steps), threads)
+    return _iterate(HostBatches(InOrder(plan.examples), source, plan, plan.steps), threads)
 
 
 def _iterate(batches: HostBatches, threads: int) -> grain.DatasetIterator:
@@ -143,4 +137,6 @@ def _iterate(batches: HostBatches, threads: int) -> grain.DatasetIterator:
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     """The global batch, of which each process contributes its rows."""
+    if jax.process_count() == 1:  # in one call: each has its price, and a step of few rows takes no longer
+        return jax.device_put(batch, sharding)
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}

@@ -451,6 +451,8 @@ def _mean(values: np.ndarray) -> str:
 def _training(given: Material) -> list[str]:
     charts: list[str] = []
     split = given.run.config.eval.split
+    probed = given.run.record["origin"].get("probe")
+    counted = "number of the strength" if probed else "step"
     for title, keys in (
         ("Loss", (("train/loss", "training"), (f"{split}/cross_entropy", "validation"))),
         (
@@ -467,15 +469,15 @@ def _training(given: Material) -> list[str]:
         highest = max(y for _, points in found for _, y in points)
         last = max(x for _, points in found for x, _ in points)
         chart = Chart(
-            title, "step", title.lower(), (0, last), (0, 1 if title == "Validation" else 1.05 * highest)
+            title, counted, title.lower(), (0, last), (0, 1 if title == "Validation" else 1.05 * highest)
         )
         for series, (name, points) in enumerate(found):
             chart.line([x for x, _ in points], [y for _, y in points], series, name)
         charts.append(chart.figure())
-    best = given.run.best_step
+    best = f"{counted} {given.run.best_step}" + (f", {probed['strength']:.3g}" if probed else "")
     return [
         f'<div class="charts">{"".join(charts)}</div>' if charts else "",
-        paragraph(f"Best checkpoint by validation {given.run.config.best.metric}: step {best}."),
+        paragraph(f"Best checkpoint by validation {given.run.config.best.metric}: {best}."),
     ]
 
 

@@ -18,6 +18,7 @@ from osteojax import config as configs
 from osteojax.data.balanced import Balanced
 from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
 from osteojax.data.dataset import NO_SPLIT, Examples
+from osteojax.data.order import Order
 from osteojax.data.pixels import unpack
 from osteojax.devices.agreement import check_even_devices, shared_errors
 from osteojax.devices.mesh import batch_sharding, make_mesh, replicated, state_sharding
@@ -175,10 +176,12 @@ def train(
                 feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
                 iterator = batches_of(feed, plan, experiment, total_steps, order, iterator.get_state())
                 forward = forward_of(recipe, feed, mesh)
-            ahead = [eval_every - step % eval_every, save_every - step % save_every, total_steps - step]
-            ahead += [experiment.log_every - len(window), *(b - step for b in boundaries if b > step)]
-            count = experiment.train.steps_per_call
-            count = count if count <= min(ahead) else 1
+            ahead = [save_every - step % save_every, total_steps - step, experiment.log_every - len(window)]
+            ahead += [boundary - step for boundary in boundaries if boundary > step]
+            if validates:
+                ahead.append(eval_every - step % eval_every)
+            # Powers of two: each other count is another program to compile.
+            count = 1 << (min(experiment.train.steps_per_call, *ahead).bit_length() - 1)
             with clock.waiting():
                 batch = to_devices(
                     together([next(iterator) for _ in range(count)]), batch_sharding(mesh, steps=count > 1)
@@ -270,7 +273,7 @@ def batches_of(
     plan: BatchPlan,
     experiment: Experiment,
     steps: int,
-    order: Balanced | None,
+    order: Order | None,
     position: Any = None,
 ) -> grain.DatasetIterator:
     """The batches of a feed, shuffled or in another order, from a position on; None for the beginning."""

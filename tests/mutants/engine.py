@@ -394,9 +394,16 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "the order of the data ignores the seed",
         "osteojax/data/batches.py",
-        ".seed(seed).shuffle()",
-        ".seed(0).shuffle()",
+        "order = order or Shuffled(plan.examples, seed)",
+        "order = order or Shuffled(plan.examples, 0)",
         ("tests/osteojax/data/test_batches.py",),
+    ),
+    Mutant(
+        "order: the round keys are taken in the other order",
+        "osteojax/data/order.py",
+        "for key in keys:",
+        "for key in reversed(keys):",
+        ("tests/osteojax/data/test_order.py",),
     ),
     Mutant(
         "hlo: a reduce-scatter counted by what comes out",

@@ -8,6 +8,13 @@ _STALE = f"{_PREFIX}::test_activations_of_something_else_are_not_found"
 
 FEED: tuple[Mutant, ...] = (
     Mutant(
+        "several steps a call: only where all of them fit before the next line",
+        "osteojax/train/loop.py",
+        "count = 1 << (min(experiment.train.steps_per_call, *ahead).bit_length() - 1)",
+        "count = experiment.train.steps_per_call if experiment.train.steps_per_call <= min(ahead) else 1",
+        ("tests/osteojax/train/test_prefix.py::test_several_steps_a_call_are_the_same_steps",),
+    ),
+    Mutant(
         "prefix: keyed without its weights",
         "osteojax/train/prefix.py",
         "            weights=self._weights,",

@@ -123,6 +123,7 @@ def test_equals_the_formulas_written_out(profile, shape):
     assert error.max() < 0.05
 
 
+@pytest.mark.slow
 def test_agrees_with_bmnd():
     """bmnd implements the same method independently, with its own ties and one weight a block.
 

@@ -385,6 +385,7 @@ def long_run(prepared, tmp_path):
 
 def test_sigterm_saves_and_exits_with_its_own_status(long_run, tmp_path):
     config, _ = long_run
+    config.epochs = 5.0
     config.eval.every_steps = config.checkpoint.every_steps = 10
     file = small.write_config(tmp_path / "config.py", config)
     train(config, tmp_path / "whole")

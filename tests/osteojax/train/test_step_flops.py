@@ -50,7 +50,7 @@ def count(model, monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("preset", ["stage3+", "head"])
+@pytest.mark.parametrize("preset", [pytest.param("stage3+", marks=pytest.mark.slow), "head"])
 def test_the_step_costs_what_its_learning_parts_need(preset, monkeypatch):
     config = configs.load("configs/train/paper_resnet50.py")
     model = models.create("resnet18", rngs=nnx.Rngs(0), conv_impl="native")
