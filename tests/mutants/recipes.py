@@ -174,7 +174,7 @@ RECIPES: tuple[Mutant, ...] = (
     Mutant(
         "oversampling draws the same examples in each epoch",
         "osteojax/data/balanced.py",
-        "(place // len(self)) * self._largest + turn",
+        "np.asarray(places) // len(self) * self._largest + turn",
         "turn",
         (
             "tests/osteojax/data/test_balanced.py::test_classes_are_equal_in_each_epoch_and_examples_within_their_class",
