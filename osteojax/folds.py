@@ -1,6 +1,13 @@
-"""Cross-validation: a dataset of folds `fold0`, `fold1`, ..., each tested in turn while the next one validates."""
+"""Cross-validation: a dataset of folds `fold0`, `fold1`, ..., each tested in turn while another one validates.
 
-from collections.abc import Collection, Sequence
+Repeated: the same images are dealt anew, several times. The shards hold the folds of the first deal, `repeat` 0; the
+manifest says of every deal which fold an image is in.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from osteojax.errors import UserError
 
 # One to test, one to validate, one to learn from.
 FEWEST = 3
@@ -8,9 +15,35 @@ FEWEST = 3
 NONE = -1
 
 
+class Tested(NamedTuple):
+    """What of a dataset of folds a run tests and validates.
+
+    Attributes:
+        fold: that is tested; NONE where the dataset has a test split of its own.
+        repeat: the deal, from 0.
+        validates: the fold that validates; NONE for the one after `fold`.
+    """
+
+    fold: int = NONE
+    repeat: int = 0
+    validates: int = NONE
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Tested":
+        """From a run's config, of this release or an earlier one."""
+        return cls(
+            int(config.get("fold", NONE)), int(config.get("repeat", 0)), int(config.get("val_fold", NONE))
+        )
+
+
 def fold_name(fold: int) -> str:
     """Name of the split that a fold is."""
     return f"fold{fold}"
+
+
+def column(repeat: int) -> str:
+    """The manifest's column that has the folds of a deal."""
+    return f"repeat{repeat}" if repeat else "split"
 
 
 def fold_count(splits: Collection[str]) -> int:
@@ -24,8 +57,22 @@ def tested(count: int) -> Sequence[int]:
     return range(count) if count else (NONE,)
 
 
-def parts(fold: int, count: int) -> dict[str, tuple[str, ...]]:
-    """Split -> the folds that it consists of where `fold` of `count` is tested."""
-    validating = (fold + 1) % count
-    learning = tuple(fold_name(other) for other in range(count) if other not in (fold, validating))
-    return {"train": learning, "val": (fold_name(validating),), "test": (fold_name(fold),)}
+def validating(fold: int, count: int, inner: int) -> list[int]:
+    """The folds that validate in turn while `fold` of `count` is tested: `inner` of them, from the next one on."""
+    return [(fold + step) % count for step in range(1, inner + 1)]
+
+
+def parts(fold: int, count: int, validates: int = NONE) -> dict[str, tuple[str, ...]]:
+    """Split -> the folds that it consists of where `fold` of `count` is tested.
+
+    Raises:
+        UserError: no such fold is left to validate: what is tested must not choose.
+    """
+    chosen = (fold + 1) % count if validates == NONE else validates
+    if chosen == fold or not 0 <= chosen < count:
+        raise UserError(
+            f"val_fold={validates} with fold={fold} of {count}: a fold validates that is there and is not tested, or "
+            "the test would choose; name another, or leave val_fold at -1 for the next one"
+        )
+    learning = tuple(fold_name(other) for other in range(count) if other not in (fold, chosen))
+    return {"train": learning, "val": (fold_name(chosen),), "test": (fold_name(fold),)}
