@@ -72,7 +72,7 @@ def deal(images: Sequence[PreparedImage], audit: Audit, settings: PrepareSetting
         across = _across(kept, groups, tested)
         left_out += [
             Rejected(file, "its patient, or a copy of it, is on the other side too, where the network learns")
-            for file in across
+            for file in sorted(across)
         ]
         if across:
             warnings.append(

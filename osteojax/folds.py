@@ -4,7 +4,8 @@ Repeated: the same images are dealt anew, several times. The shards hold the fol
 manifest says of every deal which fold an image is in.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from osteojax.errors import UserError
@@ -22,6 +23,8 @@ class Tested(NamedTuple):
         fold: that is tested; NONE where the dataset has a test split of its own.
         repeat: the deal, from 0.
         validates: the fold that validates; NONE for the one after `fold`.
+
+    Its text names it: "repeat 1, fold 2", and nothing where there are no folds.
     """
 
     fold: int = NONE
@@ -33,6 +36,25 @@ class Tested(NamedTuple):
         """From a run's config, of this release or an earlier one."""
         return cls(
             int(config.get("fold", NONE)), int(config.get("repeat", 0)), int(config.get("val_fold", NONE))
+        )
+
+    def __str__(self) -> str:
+        words = [f"repeat {self.repeat}"] * (self.repeat > 0) + [f"fold {self.fold}"] * (self.fold != NONE)
+        return ", ".join(words)
+
+    @property
+    def folder(self) -> Path:
+        """Where a run of it lies among its like: `repeat1/fold2`."""
+        parts = [column(self.repeat)] * (self.repeat > 0) + [fold_name(self.fold)] * (self.fold != NONE)
+        return Path(*parts)
+
+    @property
+    def keys(self) -> dict[str, int]:
+        """Its keys of a training config."""
+        return (
+            {}
+            if self.fold == NONE
+            else {"fold": self.fold, "repeat": self.repeat, "val_fold": self.validates}
         )
 
 
@@ -52,9 +74,11 @@ def fold_count(splits: Collection[str]) -> int:
     return count if count and set(splits) == {fold_name(fold) for fold in range(count)} else 0
 
 
-def tested(count: int) -> Sequence[int]:
-    """The folds that are tested in turn; NONE alone where the dataset has a test split of its own."""
-    return range(count) if count else (NONE,)
+def tested(count: int, repeats: int = 1) -> list[Tested]:
+    """The folds that are tested in turn, of each deal; no fold where the dataset has a test split of its own."""
+    return (
+        [Tested(fold, repeat) for repeat in range(repeats) for fold in range(count)] if count else [Tested()]
+    )
 
 
 def validating(fold: int, count: int, inner: int) -> list[int]:

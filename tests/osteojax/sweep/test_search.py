@@ -105,7 +105,7 @@ def test_a_metric_that_is_better_small_is_searched_downwards(tmp_path):
     assert search.best_so_far(path, "val/x", "min") == [3.0, 1.0, 1.0]
     assert search.best_so_far(tmp_path / "none", "val/x", "min") == []
     found = loaded(tmp_path, METRIC="cross_entropy")
-    assert search.open_study(found, tmp_path, folds.NONE, 0).direction.name == "MINIMIZE"
+    assert search.open_study(found, tmp_path, folds.Tested(), 0).direction.name == "MINIMIZE"
 
 
 def test_poor_trials_are_stopped(tmp_path, fake, monkeypatch):
@@ -154,7 +154,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(tmp_path, fake, monkeypa
 def test_each_fold_that_is_tested_has_a_search_that_never_sees_it(tmp_path, fake):
     out = tmp_path / "out"
     chosen = search.search(loaded(tmp_path, FOLDS=3), out, 2, prepared="DATA", osteojax=fake)
-    assert [one.fold for one in chosen] == [0, 1, 2]
+    assert [one.tested.fold for one in chosen] == [0, 1, 2]
     rows = trials(out)
     assert [row["fold"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
     for row in rows:
@@ -199,10 +199,10 @@ def test_a_search_file_that_does_not_fit_is_one_sentence(tmp_path, text, names, 
 
 def test_whole_numbers_and_choices_keep_their_types(tmp_path):
     found = loaded(tmp_path, '{"data.batch_size": uniform(4, 8), "preset": choice("head", "all")}')
-    study = search.open_study(found, tmp_path, folds.NONE, 0)
+    study = search.open_study(found, tmp_path, folds.Tested(), 0)
     values = {key: one.suggest(study.ask(), key) for key, one in found.space.items()}
     assert type(values["data.batch_size"]) is int and 4 <= values["data.batch_size"] <= 8
-    config = found.config(values, 2, 7)
+    config = found.config(values, folds.Tested(2), 7)
     assert (config.fold, config.seed, config.best.metric) == (2, 7, "balanced_accuracy")
     read_experiment(config)
 

@@ -71,10 +71,10 @@ def test_every_variant_is_run_with_every_seed(sweep_file, prepared):
 def test_folds_are_a_dimension_and_deal_the_preparation(sweep_file):
     sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP="configs/prep/prep.py", FOLDS=3))
     runs = plan.plan(sweep)
-    assert [(r.seed, r.fold) for r in runs[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [(r.seed, r.tested.fold) for r in runs[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert len(runs) == 12 and len({r.folder for r in runs}) == 12
     assert runs[5].folder == Path("runs/base/seed1/fold2") and runs[5].name == "base, seed 1, fold 2"
-    assert all(r.config.fold == r.fold and r.prep.split.folds == 3 for r in runs)
+    assert all(r.config.fold == r.tested.fold and r.prep.split.folds == 3 for r in runs)
     for prep in ("prep_50_15_35", "prep_80_20", "prep_demo"):
         sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP=f"configs/prep/{prep}.py", FOLDS=3))
         assert {r.prep.split.folds for r in plan.plan(sweep)} == {3}
@@ -268,12 +268,12 @@ def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, t
     rng = np.random.default_rng(0)
     names, rows = ("healthy", "osteopenia", "osteoporosis"), []
     for one in runs:
-        folder = tmp_path / one.folder / "eval" / "test"
+        folder = tmp_path / one.tested.folder / "eval" / "test"
         folder.mkdir(parents=True)
         mine = []
-        for n in range(10 + one.fold):
+        for n in range(10 + one.tested.fold):
             p, label = rng.dirichlet((1, 1, 1)), names[n % 3]
-            mine.append([f"{one.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
+            mine.append([f"{one.tested.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
         header = ["id", "patient_id", "label", *(f"p_{n}" for n in names)]
         text = "\n".join([",".join(header), *(",".join([row[0], *row]) for row in mine)])
         (folder / "predictions.csv").write_text(text + "\n")
@@ -421,7 +421,15 @@ def test_a_sweep_from_command_to_tables(real, sweep_file, prepared, tmp_path, ca
 
 
 def test_names_are_text_on_the_page():
-    said = {"name": "x<script>", "text": "", "train": "", "prep": None, "folds": 0, "metric": "accuracy"}
+    said = {
+        "name": "x<script>",
+        "text": "",
+        "train": "",
+        "prep": None,
+        "folds": 0,
+        "repeats": 1,
+        "metric": "accuracy",
+    }
     sweep = plan.Sweep(**said, baseline="base", seeds=(0,), variants=(plan.Variant("base", {}, {}),))
     assert "<script>" not in tables.page(sweep, [], [])
 
