@@ -102,6 +102,8 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
         images = table.of_images(gathered.images) if table else gathered.images
         audit = _audit_images(images, workdir.cache, settings)
         dealt = deal(images, audit, settings)
+        if table:
+            table.check_complete(dealt.images)
         kept = without_dates(dealt.images, settings)
         rejected = sorted([*gathered.rejected, *dealt.left_out], key=lambda r: (r.file, r.reason))
         rows = make_rows(kept, dealt.groups, dealt.splits, dealt.repeats)

@@ -84,11 +84,15 @@ class SplitFile:
             )
         if self.key != "file":
             return source
-        files = [record.file for record in source.records]
-        found = self._found(files, {row.file for row in source.rejected}, "of the source")
+        known = {record.file for record in source.records} | {row.file for row in source.rejected}
+        # Backslashes of a table from elsewhere are slashes.
+        splits = {
+            name if name in known else name.replace("\\", "/"): split for name, split in self.splits.items()
+        }
+        self._check_known(splits, known, "of the source")
         return dataclasses.replace(
             source,
-            records=tuple(dataclasses.replace(r, split=found.get(r.file)) for r in source.records),
+            records=tuple(dataclasses.replace(r, split=splits.get(r.file)) for r in source.records),
         )
 
     def of_images(self, images: Sequence[PreparedImage]) -> list[PreparedImage]:
@@ -100,32 +104,28 @@ class SplitFile:
         if self.key == "file":
             return list(images)
         names = ids(images) if self.key == "id" else [image.patient_id for image in images]
-        found = self._found(names, (), "that was prepared")
+        self._check_known(self.splits, set(names), "of what was read")
         return [
-            dataclasses.replace(image, record=dataclasses.replace(image.record, split=found[name]))
+            dataclasses.replace(image, record=dataclasses.replace(image.record, split=self.splits.get(name)))
             for image, name in zip(images, names, strict=True)
         ]
 
-    def _found(self, names: Iterable[str], unusable: Collection[str], where: str) -> dict[str, str]:
-        """Name -> split. Backslashes of a table from elsewhere are slashes."""
-        names = list(dict.fromkeys(names))
-        splits = self.splits
-        if self.key == "file":
-            known = {*names, *unusable}
-            splits = {
-                name if name in known else name.replace("\\", "/"): split for name, split in splits.items()
-            }
-        wrong = {
-            f"name no {self.key} {where}": [name for name in splits if name not in {*names, *unusable}],
-            f"are missing for a {self.key} {where}": [name for name in names if name not in splits],
-        }
-        told = [f"{len(of)} rows {what}: {_some(of)}" for what, of in wrong.items() if of]
-        if told:
+    def check_complete(self, images: Sequence[PreparedImage]) -> None:
+        """Raises UserError where an image that is kept has no row; what is left out needs none."""
+        missing = [image.record.file for image in images if image.record.split is None]
+        if missing:
             raise UserError(
-                f"split.file={self.path} is not of these images ({'; '.join(told)}); mend the table, or leave images "
-                "out of the source"
+                f"split.file={self.path} has no row for {len(missing)} images: {_some(missing)}; add them to the table, "
+                "or take them out of the source"
             )
-        return {name: splits[name] for name in names}
+
+    def _check_known(self, names: Iterable[str], known: Collection[str], where: str) -> None:
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UserError(
+                f"split.file={self.path}: {len(unknown)} rows are of no {self.key} {where}: {_some(unknown)}; is "
+                "it the table of these images?"
+            )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -201,8 +201,9 @@ class _Runs:
 
     def _validating(self) -> list[int]:
         """The folds that validate in turn; the first is the one that validates by default, and is called so."""
-        further = folds.validating(self._tested.fold, self._found.folds, self._found.inner)[1:]
-        return [folds.NONE, *further] if self._found.folds else [folds.NONE]
+        count = self._found.folds
+        in_turn = folds.validating(self._tested.fold, count, self._found.inner) if count else [folds.NONE]
+        return [folds.NONE, *in_turn[1:]]
 
     def _run(self, trial: optuna.Trial) -> str:
         """Trains a trial and tells the study; the last lines of its log where it failed."""

@@ -261,6 +261,37 @@ def predicted(rng, skill, patients=40, images=2):
     return said(logits, labels, np.repeat([f"p{i}" for i in range(patients)], images))
 
 
+def test_deals_are_repetitions_of_a_seed(sweep_file, tmp_path):
+    sweep = plan.load_sweep(
+        write_sweep(sweep_file, VARIANTS[:1], PREP="configs/prep/prep.py", FOLDS=3, REPEATS=2)
+    )
+    runs = plan.plan(sweep)
+    assert len(runs) == 12 and {(r.config.repeat, r.config.fold) for r in runs} == {
+        (r, k) for r in (0, 1) for k in range(3)
+    }
+    assert (
+        runs[4].folder == Path("runs/base/seed0/repeat1/fold1")
+        and runs[4].name == "base, seed 0, repeat 1, fold 1"
+    )
+    assert {r.prep.split.repeats for r in runs} == {2}
+    rng = np.random.default_rng(0)
+    for one in runs:
+        folder = tmp_path / one.folder / "eval" / "test"
+        folder.mkdir(parents=True)
+        lines = ["id,patient_id,label,p_healthy,p_osteopenia,p_osteoporosis"]
+        for n in range(one.tested.fold, 30, 3):
+            p = rng.dirichlet((1, 1, 1))
+            lines.append(
+                f"i{n},p{n},{('healthy', 'osteopenia', 'osteoporosis')[n % 5 % 3]},{p[0]},{p[1]},{p[2]}"
+            )
+        (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    (row,) = compare.compare(sweep, tmp_path, runs)
+    assert (row.seeds, row.n, row.patients) == (4, 30, 30)
+    (row,) = compare.compare(sweep, tmp_path, runs[:-1])
+    assert row.seeds == 3
+    assert "Each seed counts 2 times" in tables.markdown(sweep, [row], [])
+
+
 def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, tmp_path):
     """Against scikit-learn on all of them at once; a seed of which a fold is missing does not count yet."""
     sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS[:1], PREP="configs/prep/prep.py", FOLDS=3))
@@ -268,7 +299,7 @@ def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, t
     rng = np.random.default_rng(0)
     names, rows = ("healthy", "osteopenia", "osteoporosis"), []
     for one in runs:
-        folder = tmp_path / one.tested.folder / "eval" / "test"
+        folder = tmp_path / one.folder / "eval" / "test"
         folder.mkdir(parents=True)
         mine = []
         for n in range(10 + one.tested.fold):
