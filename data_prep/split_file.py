@@ -115,7 +115,7 @@ class SplitFile:
         missing = [image.record.file for image in images if image.record.split is None]
         if missing:
             raise UserError(
-                f"split.file={self.path} has no row for {len(missing)} images: {_some(missing)}; add them to the table, "
+                f"split.file={self.path} has no row for {len(missing)} images: {_some(missing)}; add them to it, "
                 "or take them out of the source"
             )
 
@@ -123,8 +123,8 @@ class SplitFile:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise UserError(
-                f"split.file={self.path}: {len(unknown)} rows are of no {self.key} {where}: {_some(unknown)}; is "
-                "it the table of these images?"
+                f"split.file={self.path}: {len(unknown)} rows are of no {self.key} {where}: {_some(unknown)}; give "
+                "the table of these images"
             )
 
 

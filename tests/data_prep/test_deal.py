@@ -262,9 +262,8 @@ def test_the_deal_is_as_good_as_scikit_learns():
         for fold, (_, tested) in enumerate(other.split(labels, labels, groups)):
             splits[tested] = f"fold{fold}"
         theirs.append(shares_apart(labels, splits.tolist(), fractions))
-    # In images of the class that is furthest from its share; one image more is the margin.
-    assert np.mean(ours) <= np.mean(theirs) + 1
-    assert max(ours) <= max(theirs) + 2
+    # In images of the class that is furthest from its share.
+    assert np.mean(ours) <= np.mean(theirs) and max(ours) <= max(theirs)
 
 
 def test_several_columns_are_near_their_shares_together():
@@ -275,9 +274,9 @@ def test_several_columns_are_near_their_shares_together():
         alone = assign_splits(labels, groups, fractions, seed=seed)
         assert len(set(zip(groups, splits, strict=True))) == len(set(groups))
         both = [f"{a} {b}" for a, b in zip(labels, sites, strict=True)]
-        for of, most in ((labels, 9), (sites, 9), (both, 9)):  # a patient has up to eight images
-            assert shares_apart(of, splits, fractions) <= most
-        assert shares_apart(sites, splits, fractions) < shares_apart(sites, alone, fractions)
+        for of in (labels, sites, both):
+            assert shares_apart(of, splits, fractions) <= 4  # a patient has up to eight images
+        assert shares_apart(sites, alone, fractions) > 4
 
 
 @pytest.fixture

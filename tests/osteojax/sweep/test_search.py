@@ -234,18 +234,17 @@ def test_flags_that_do_not_fit_are_one_sentence(tmp_path, prepared, capsys, flag
 
 def test_inner_folds_validate_each_trial_in_turn_and_the_tested_one_never(tmp_path, fake):
     out = tmp_path / "out"
-    found = loaded(tmp_path, FOLDS=4, INNER=3, REPEATS=2)
-    chosen = search.search(found, out, 2, prepared="DATA", osteojax=fake)
-    assert [(one.tested.repeat, one.tested.fold) for one in chosen] == [
-        (r, k) for r in range(2) for k in range(4)
-    ]
+    found = loaded(tmp_path, FOLDS=3, INNER=2, REPEATS=2)
+    chosen = search.search(found, out, 1, prepared="DATA", osteojax=fake)
+    every = [(repeat, fold) for repeat in range(2) for fold in range(3)]
+    assert [(one.tested.repeat, one.tested.fold) for one in chosen] == every
     told = []
     for path in out.glob("trials/*/config.py"):
         config = runpy.run_path(str(path))["get_config"]()
         told.append((config.repeat, config.fold, config.val_fold))
         assert config.fold != config.val_fold
     # Each trial is two runs: one that the next fold validates, and one that the other does.
-    expected = [(r, k, val) for r in range(2) for k in range(3) for val in (-1, (k + 2) % 3)]
+    expected = [(repeat, fold, val) for repeat, fold in every for val in (-1, (fold + 2) % 3)]
     assert sorted(told) == sorted(expected)
     # What is tested is the run that the next fold validates.
     for one in chosen:
