@@ -137,6 +137,7 @@ def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.errors import UserError
     from osteojax.evaluate.evaluate import print_metrics, print_scores
     from osteojax.evaluate.pool import pool_runs
+    from osteojax.files import write_atomically
     from osteojax.progress import print_table
     from osteojax.sweep import space
 
@@ -172,6 +173,7 @@ def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(f"chosen by validation: trial {one.number}, {found.metric} {one.validation:.4f}: {told}")
     if found.folds:
         pooled = pool_runs([one.folder for one in chosen])
+        write_atomically(arguments.out / "pooled.json", json.dumps(pooled, indent=2) + "\n")
         print_metrics(
             pooled, f"out of fold: {pooled['n']} images, {pooled['patients']} patients; % [95 % interval]"
         )
