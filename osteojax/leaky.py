@@ -52,8 +52,12 @@ def sealed(metadata: Mapping[str, Any], where: object) -> Mark | None:
 def of(record: Mapping[str, Any]) -> Mark | None:
     """The mark of a record: of a checkpoint, metrics.json, model.json, a comparison; None where it has none."""
     mark = record.get(KEY)
-    if mark:
-        return mark if isinstance(mark, dict) else {"reason": str(mark), "counts": {}}
+    if isinstance(mark, dict):
+        counts = mark.get("counts")
+        known = counts if isinstance(counts, dict) and all(type(n) is int for n in counts.values()) else {}
+        return {"reason": str(mark.get("reason")), "counts": known}
+    if mark:  # of a table, which has the reason alone
+        return {"reason": str(mark), "counts": {}}
     if str(record.get("dataset_fingerprint", "")).endswith(_ENDING):
         return {"reason": "the fingerprint of its data says so, and the mark was taken away", "counts": {}}
     return None
@@ -86,7 +90,7 @@ def told(mark: Mark) -> str:
     """The mark in a sentence, for a person."""
     counts = mark["counts"]
     how = ""
-    if "tested" in counts:
+    if {"tested", "leaking"} <= counts.keys():
         kinds = ", ".join(f"{counts[kind]} {words}" for kind, words in _KINDS.items() if kind in counts)
         unknown = "" if "near_copy" in counts else "; near copies were not looked for"
         how = f"; of {counts['tested']} images that are tested {counts['leaking']} leak ({kinds}{unknown})"

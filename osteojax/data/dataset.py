@@ -299,12 +299,12 @@ class PreparedDataset:
             [row[folds.column(repeat)] for name in names for row in rows if row["split"] == name]
         )
 
-    def parts(self, split: str) -> dict[str, Split]:
+    def parts(self, split: str) -> dict[str, Examples]:
         """The stored parts that make a split, in order: itself, or folds; see `select`."""
         whole = dataclasses.replace(
             self, splits=dict(self._stored), _parts={name: (name,) for name in self._stored}, _places={}
         )
-        return {name: whole._stored_examples(name) for name in self._parts[split]}
+        return {name: whole.source(name) for name in self._parts[split]}
 
     def select(self, split: str, examples: Examples) -> Examples:
         """Those examples of a split's stored parts, one after the other, that are of the split: all, or a deal's."""
@@ -322,7 +322,7 @@ class PreparedDataset:
             return
         sides = []
         for split in (name for name, count in self.splits.items() if count):
-            examples = self.source(split).identities()
+            examples = self._examples(split).identities()
             sides.append(
                 [{key: str(example[key]) for key in ("patient_id", "group")} for example in examples]
             )
@@ -344,13 +344,17 @@ class PreparedDataset:
         if not self.splits.get(split):
             present = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise UserError(f"{self.directory} has no examples in split {split!r}; it has {present}")
+        return self._examples(split)
+
+    def _examples(self, split: str) -> Split | Some:
         examples = self._stored_examples(split)
         places = self._places.get(split)
         return examples if places is None else Some(examples, places)
 
     def _stored_examples(self, split: str) -> Split:
         """The examples of the stored parts of a split, one after the other."""
-        written = sum(self._stored[part] for part in self._parts[split])
+        dealt = split in self._places
+        written = sum(self._stored[part] for part in self._parts[split]) if dealt else self.splits[split]
         try:
             stored = "+".join(self._parts[split])
             source = self._builder.as_data_source(stored)

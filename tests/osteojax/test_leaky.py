@@ -304,6 +304,17 @@ def test_a_record_that_lost_its_mark_is_told_by_its_fingerprint():
     assert leaky.of({"dataset_fingerprint": "0" * 64}) is None and leaky.of({}) is None
     assert leaky.from_weights({"init": "run", "weights": {"dataset_fingerprint": fingerprint}})
     assert leaky.fingerprint("0" * 64, None) == "0" * 64
+    for damaged in (
+        {},
+        {"reason": 1},
+        {"counts": 3},
+        {"counts": {"tested": "x"}},
+        {"counts": {"tested": 1}},
+        [1],
+        5,
+    ):
+        mark = leaky.of({"leaky": damaged, "dataset_fingerprint": fingerprint})
+        assert mark is not None and leaky.told(leaky.together([mark, MARK])).startswith(leaky.WORDS)
 
 
 def test_several_marks_are_one_with_the_largest_counts():
