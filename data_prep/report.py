@@ -45,15 +45,8 @@ def write_report(
     dealing: Mapping[str, Any],
     mark: leaky.Mark | None,
 ) -> None:
-    """Writes the page.
-
-    Args:
-        path: of the page.
-        rows, rejected, class_names, spec, fingerprint, audit, warnings, denoising: of the preparation.
-        load_image: gives the prepared image of a row for its thumbnail.
-        dealing: the settings of `split.*` that are not those by default.
-        mark: of a split that was allowed to leak.
-    """
+    """Writes the page; `load_image` gives the prepared image of a row for its thumbnail, `dealing` are the settings of
+    `split.*` that are not those by default."""
     lead = page.paragraph(
         page.Html(
             f"{len(rows)} images of {len({r.patient_id for r in rows})} patients, {len(rejected)} files left "
