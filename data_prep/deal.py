@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -17,8 +16,6 @@ from data_prep.source import Rejected
 from data_prep.split import assign_splits, check_given_splits, connected_groups
 from osteojax import leaky
 from osteojax.errors import UserError
-
-log = logging.getLogger(__name__)
 
 _DATE = "date"
 _SHOWN = 3
@@ -83,7 +80,7 @@ def deal(images: Sequence[PreparedImage], audit: Audit, settings: PrepareSetting
         deals = [_beside_the_tested(kept, groups, tested, settings)]
     for splits in deals:
         _check_sides(splits, groups, settings)
-    mark = _mark(kept, audit, images, deals, divided, split)
+    mark = _mark(kept, groups, audit, images, deals, divided, split)
     if mark is not None:
         warnings.append(leaky.told(mark))
     return Dealt(kept, groups, deals[0], deals[1:], left_out, warnings, mark)
@@ -289,6 +286,7 @@ def _check_sides(splits: Sequence[str], groups: Mapping[str, str], settings: Pre
 
 def _mark(
     kept: Sequence[PreparedImage],
+    groups: Mapping[str, str],
     audit: Audit,
     images: Sequence[PreparedImage],
     deals: Sequence[Sequence[str]],
@@ -298,15 +296,16 @@ def _mark(
     """The mark of a split that was allowed to leak; None where it does not."""
     place = {image.record.file: number for number, image in enumerate(images)}
     places = [place[image.record.file] for image in kept]
-    true_groups = [audit.groups[number] for number in places]
+    whole = [groups[image.record.file] for image in kept]
     if split.by == IMAGE:
         reason = "images were dealt one by one, whoever's they are (split.by=image)"
-    elif divided and any(_shared(true_groups, splits, splits) for splits in deals):
-        reason = "the given split divides patients or copies (split.allow_leaky)"
+    elif divided and any(_shared(whole, splits, splits) for splits in deals):
+        of_column = "" if split.column is None else f", or a {split.column},"
+        reason = f"the given split divides patients or copies{of_column} (split.allow_leaky)"
     else:
         return None
     keys = {
-        "leaking": true_groups,
+        "leaking": whole,
         "patient": [image.patient_id for image in kept],
         "pixels": [image.prepared.sha256 for image in kept],
     }

@@ -321,6 +321,15 @@ def test_an_honest_given_split_is_not_marked_because_a_leak_was_allowed():
     assert dealt(some, allow_leaky=True).splits[-2:] == ["test"] * 2
 
 
+def test_a_given_split_that_divides_a_site_is_marked_where_sites_are_to_be_whole():
+    images = [image(n, f"p{n}", n % 3, split=("train", "test")[n % 2], site=f"s{n % 3}") for n in range(30)]
+    with pytest.raises(UserError, match="the given splits leak"):
+        dealt(images, by="site", val=0.0, train=0.5, test=0.5)
+    found = dealt(images, by="site", val=0.0, train=0.5, test=0.5, allow_leaky=True)
+    assert "or a site," in found.mark["reason"] and found.mark["counts"]["leaking"] == 15
+    assert dealt(images, val=0.0, train=0.5, test=0.5, allow_leaky=True).mark is None
+
+
 def test_image_by_image_is_marked_whatever_is_found():
     images = [image(n, f"p{n // 4}", n // 4 % 3) for n in range(80)]
     found = dealt(images, by="image", allow_leaky=True)
