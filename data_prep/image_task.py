@@ -24,7 +24,7 @@ from osteojax.files import disk_errors
 log = logging.getLogger(__name__)
 
 # Raised when the same file and spec give other pixels or other fields.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Prepared:
         metadata: acquisition metadata of the file itself.
         patient: pseudonym from the DICOM PatientID, or None.
         anonymous: whether there is a PatientID that stands for anybody.
+        date: when it was taken, by the DICOM header, or None; only the split may look at it.
         quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
@@ -80,6 +81,7 @@ class Prepared:
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
     patient: str | None = None
     anonymous: bool = False
+    date: str | None = None
     quality: dict[str, float] | None = None
 
 
@@ -178,6 +180,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         metadata=dict(radiograph.metadata),
         patient=patient,
         anonymous=bool(radiograph.patient) and identified is None,
+        date=radiograph.date,
         quality=quality,
     )
     _store(task.cache, result, done.image)

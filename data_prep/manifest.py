@@ -1,13 +1,14 @@
 """The tables and JSON files beside the shards."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.source import Rejected
+from osteojax import fingerprint as fingerprints
+from osteojax import folds
 from osteojax.files import write_atomically, write_csv
 
 _COLUMNS = (
@@ -20,7 +21,8 @@ _COLUMNS = (
 class Row:
     """One prepared image, as `manifest.csv` has it.
 
-    `split` is empty where none was drawn; `sha256` is of the decoded content, `pixels` of the prepared image.
+    `split` is empty where none was drawn; `sha256` is of the decoded content, `pixels` of the prepared image. `repeats`
+    are the folds of further deals, in the columns `repeat1`, `repeat2`, ...
     """
 
     file: str
@@ -38,23 +40,31 @@ class Row:
     noise_warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    repeats: tuple[str, ...] = ()
+
+    @property
+    def deals(self) -> dict[str, str]:
+        """Column -> fold of each further deal."""
+        return {folds.column(number): fold for number, fold in enumerate(self.repeats, start=1)}
 
 
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     """Writes one row an image. Metadata columns that would hide one of ours get a trailing underscore."""
     extra = sorted({name for row in rows for name in row.metadata})
-    names = {name: f"{name}_" if name in _COLUMNS else name for name in extra}
+    columns = (*_COLUMNS, *(rows[0].deals if rows else ()))
+    names = {name: f"{name}_" if name in columns else name for name in extra}
 
     def cells(row: Row) -> list[object]:
-        own = {
+        own: dict[str, object] = {
             **vars(row),
+            **row.deals,
             "sigma": f"{row.sigma:.4g}",
             "noise_warnings": ";".join(row.noise_warnings),
             "notes": "; ".join(row.notes),
         }
-        return [own[c] for c in _COLUMNS] + [row.metadata.get(name, "") for name in extra]
+        return [own[c] for c in columns] + [row.metadata.get(name, "") for name in extra]
 
-    write_csv(path, [*_COLUMNS, *names.values()], map(cells, rows))
+    write_csv(path, [*columns, *names.values()], map(cells, rows))
 
 
 def write_quarantine(path: Path, rejected: Sequence[Rejected]) -> None:
@@ -68,11 +78,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def fingerprint(rows: Sequence[Row], spec: str, class_names: Sequence[str]) -> str:
-    """SHA-256 over everything that a result on this data set depends on.
-
-    Contents, prepared pixels, labels, patients, groups and splits of all images, the preprocessing spec and the
-    order of the classes. The order of rows and where the files lie do not count.
-    """
-    images = sorted((row.sha256, row.pixels, row.label, row.patient_id, row.group, row.split) for row in rows)
-    text = json.dumps([images, spec, list(class_names)], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """See `osteojax.fingerprint.of_images`."""
+    images = [{**vars(row), **row.deals} for row in rows]
+    repeats = 1 + len(rows[0].repeats) if rows else 1
+    return fingerprints.of_images(images, spec, class_names, repeats)

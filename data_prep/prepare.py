@@ -17,20 +17,21 @@ from ml_collections import ConfigDict
 
 from data_prep.audit.audit import Audit, audit_records
 from data_prep.audit.record import AuditRecord
+from data_prep.deal import deal, without_dates
 from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
 from data_prep.manifest import Row, fingerprint, write_json, write_manifest, write_quarantine
 from data_prep.patients import assign_patients
 from data_prep.phantom import write_phantom
-from data_prep.policies import check_quarantine, resolve_duplicates
+from data_prep.policies import check_quarantine
 from data_prep.prepared import PreparedImage, denoising_summary, hidden_name, make_rows
 from data_prep.preprocess import PreprocessSpec
 from data_prep.report import write_report
 from data_prep.settings import PrepareSettings, read_settings
 from data_prep.shards import Example, write_shards
 from data_prep.source import Record, Rejected, Source, in_order, read_source
-from data_prep.split import assign_splits, check_given_splits
+from data_prep.split_file import SplitFile
 from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, split_warnings
 from data_prep.workdir import (
     Workdir,
@@ -40,6 +41,7 @@ from data_prep.workdir import (
     open_workdir,
 )
 from data_prep.workers import WorkerDied, available_cores, run_tasks
+from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
 from osteojax.progress import progress
@@ -95,31 +97,33 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_dataset(out), overwrite=settings.overwrite)
     with open_workdir(out) as workdir:
-        gathered = _gather(source, spec, workdir, settings)
-        images = gathered.images
+        table = _split_file(settings)
+        gathered = _gather(source, spec, workdir, settings, table)
+        images = table.of_images(gathered.images) if table else gathered.images
         audit = _audit_images(images, workdir.cache, settings)
-        groups = _groups(images, audit)
-        # Before copies are dropped: one given to test and one to train is a leak, not a duplicate.
-        check_given_splits(
-            [groups[i.record.file] for i in images],
-            [i.record.split for i in images],
-            [i.record.file for i in images],
-        )
-        kept, dropped = resolve_duplicates(images, settings.conflicts, settings.duplicates)
-        rejected = sorted([*gathered.rejected, *dropped], key=lambda r: (r.file, r.reason))
-        rows = make_rows(kept, groups, _splits(kept, groups, settings))
+        dealt = deal(images, audit, settings)
+        if table:
+            table.check_complete(dealt.images)
+        kept = without_dates(dealt.images, settings)
+        rejected = sorted([*gathered.rejected, *dealt.left_out], key=lambda r: (r.file, r.reason))
+        rows = make_rows(kept, dealt.groups, dealt.splits, dealt.repeats)
         warnings = [
             *gathered.warnings,
             *source_warnings(images, settings),
             *audit_warnings(audit),
+            *dealt.warnings,
             *split_warnings(rows, settings),
             *noise_warnings(rows, settings),
         ]
         for text in warnings:
             log.warning("%s", text)
 
-        digest = fingerprint(rows, spec.to_json(), settings.class_names)
-        _write_dataset(workdir, rows, kept, spec, digest, settings)
+        content = fingerprint(rows, spec.to_json(), settings.class_names)
+        digest = leaky.fingerprint(content, dealt.mark)
+        identity: dict[str, Any] = {"fingerprint": digest}
+        if dealt.mark is not None:
+            identity |= {"content": content, leaky.KEY: dealt.mark}
+        _write_dataset(workdir, rows, kept, spec, identity, settings)
         quality = denoising_summary(kept)
         _write_tables(workdir.result, rows, rejected, {**audit.to_dict(), "warnings": warnings})
         if quality:
@@ -136,6 +140,8 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
             warnings=warnings,
             denoising=quality["mean"] if quality else None,
             load_image=lambda row: load_image(workdir.cache, keys[row.file]),
+            dealing=settings.split.told(),
+            mark=dealt.mark,
         )
         if str(source) == PHANTOM:
             gathered.root.rename(workdir.result / PHANTOM)
@@ -171,7 +177,8 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         gathered = _gather(source, spec, workdir, settings)
         images = gathered.images
         audit = _audit_images(images, workdir.cache, settings)
-        rows = make_rows(images, _groups(images, audit), [""] * len(images))
+        groups = {image.record.file: name for image, name in zip(images, audit.groups, strict=True)}
+        rows = make_rows(images, groups, [""] * len(images))
         warnings = [*gathered.warnings, *source_warnings(images, settings), *audit_warnings(audit)]
         found = {**audit.to_dict(), "warnings": warnings}
         _write_tables(workdir.result, rows, gathered.rejected, found)
@@ -193,8 +200,16 @@ def _folder(source: str | Path) -> Path | None:
     return None if str(source) == PHANTOM else Path(source)
 
 
+def _split_file(settings: PrepareSettings) -> SplitFile | None:
+    return SplitFile.read(Path(settings.split.file), settings.fractions) if settings.split.file else None
+
+
 def _gather(
-    source: str | Path, spec: PreprocessSpec, workdir: Workdir, settings: PrepareSettings
+    source: str | Path,
+    spec: PreprocessSpec,
+    workdir: Workdir,
+    settings: PrepareSettings,
+    table: SplitFile | None = None,
 ) -> _Gathered:
     listed, clean = _read(source, workdir, settings)
     given = next((record for record in listed.records if record.split), None)
@@ -203,6 +218,8 @@ def _gather(
             f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
             f"{given.split}; take its splits away, or leave split.folds at 0"
         )
+    if table is not None:
+        listed = table.of_source(listed)
     images, rejected = _process(listed, clean, spec, workdir, settings)
     total = len(listed.records) + len(listed.rejected)
     check_quarantine(rejected, total, workdir.folder, settings.quarantine.max_fraction)
@@ -294,7 +311,7 @@ def _audit_images(images: Sequence[PreparedImage], cache: Path, settings: Prepar
             height=image.prepared.height,
             bits=image.prepared.bits,
             sigma=image.prepared.sigma,
-            metadata={**image.prepared.metadata, **image.record.metadata},
+            metadata=image.metadata,
         )
         for image in images
     ]
@@ -304,23 +321,6 @@ def _audit_images(images: Sequence[PreparedImage], cache: Path, settings: Prepar
         near_duplicates=settings.audit.near_duplicates,
         shortcuts=settings.audit.shortcuts,
         seed=settings.seed,
-    )
-
-
-def _groups(images: Sequence[PreparedImage], found: Audit) -> dict[str, str]:
-    """File -> group, named after its first patient: shared patients, identical pixels and near copies join."""
-    return {image.record.file: name for image, name in zip(images, found.groups, strict=True)}
-
-
-def _splits(kept: Sequence[PreparedImage], groups: Mapping[str, str], settings: PrepareSettings) -> list[str]:
-    files = [image.record.file for image in kept]
-    return assign_splits(
-        [image.record.label for image in kept],
-        [groups[file] for file in files],
-        settings.fractions,
-        seed=settings.seed,
-        given=[image.record.split for image in kept],
-        files=files,
     )
 
 
@@ -337,7 +337,7 @@ def _write_dataset(
     rows: Sequence[Row],
     kept: Sequence[PreparedImage],
     spec: PreprocessSpec,
-    digest: str,
+    identity: Mapping[str, Any],
     settings: PrepareSettings,
 ) -> None:
     keys = {row.id: image.prepared.key for row, image in zip(rows, kept, strict=True)}
@@ -357,7 +357,7 @@ def _write_dataset(
         description={
             "preprocessing": spec.to_dict(),
             "class_names": list(settings.class_names),
-            "fingerprint": digest,
-            "split": {**settings.fractions, "seed": settings.seed},
+            **identity,
+            "split": {**settings.fractions, "seed": settings.seed, **settings.split.told()},
         },
     )

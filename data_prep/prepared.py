@@ -20,29 +20,48 @@ class PreparedImage:
     prepared: Prepared
     patient_id: str
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Column -> text: of the file itself, and of the source's table, which has the last word."""
+        return {**self.prepared.metadata, **self.record.metadata}
 
-def make_rows(images: Sequence[PreparedImage], groups: Mapping[str, str], splits: Sequence[str]) -> list[Row]:
-    """The manifest's rows. The id is from the content, numbered where it is there several times.
+
+def ids(images: Sequence[PreparedImage]) -> list[str]:
+    """The id of each image: from the content, numbered where it is there several times."""
+    copies: Counter[str] = Counter()
+    found = []
+    for image in images:
+        sha256 = image.prepared.sha256
+        copies[sha256] += 1
+        found.append(sha256[:16] + (f"-{copies[sha256]}" if copies[sha256] > 1 else ""))
+    return found
+
+
+def make_rows(
+    images: Sequence[PreparedImage],
+    groups: Mapping[str, str],
+    splits: Sequence[str],
+    repeats: Sequence[Sequence[str]] = (),
+) -> list[Row]:
+    """The manifest's rows.
 
     Args:
         images: in the order of their files.
         groups: file -> group.
         splits: of each image; "" where none was drawn.
+        repeats: of further deals, the fold of each image.
     """
-    copies: Counter[str] = Counter()
     rows = []
-    for image, split in zip(images, splits, strict=True):
+    for number, (image, name) in enumerate(zip(images, ids(images), strict=True)):
         done = image.prepared
-        copies[done.sha256] += 1
-        suffix = f"-{copies[done.sha256]}" if copies[done.sha256] > 1 else ""
         rows.append(
             Row(
                 file=image.record.file,
                 label=image.record.label,
                 patient_id=image.patient_id,
                 group=groups[image.record.file],
-                split=split,
-                id=done.sha256[:16] + suffix,
+                split=splits[number],
+                id=name,
                 sha256=done.sha256,
                 pixels=done.pixels_sha256,
                 width=done.width,
@@ -51,7 +70,8 @@ def make_rows(images: Sequence[PreparedImage], groups: Mapping[str, str], splits
                 sigma=done.sigma,
                 noise_warnings=done.warnings,
                 notes=done.notes,
-                metadata={**done.metadata, **image.record.metadata},
+                metadata=image.metadata,
+                repeats=tuple(deal[number] for deal in repeats),
             )
         )
     return rows

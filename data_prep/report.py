@@ -14,7 +14,7 @@ from PIL import Image
 from data_prep.manifest import Row
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import Rejected, in_order
-from osteojax import page
+from osteojax import leaky, page
 from osteojax.files import write_atomically
 
 _THUMBNAILS_PER_CLASS = 4
@@ -42,8 +42,11 @@ def write_report(
     warnings: Sequence[str],
     denoising: Mapping[str, float] | None,
     load_image: Callable[[Row], np.ndarray],
+    dealing: Mapping[str, Any],
+    mark: leaky.Mark | None,
 ) -> None:
-    """Writes the page; `load_image` gives the prepared image of a row for its thumbnail."""
+    """Writes the page; `load_image` gives the prepared image of a row for its thumbnail, `dealing` are the settings of
+    `split.*` that are not those by default."""
     lead = page.paragraph(
         page.Html(
             f"{len(rows)} images of {len({r.patient_id for r in rows})} patients, {len(rejected)} files left "
@@ -52,7 +55,7 @@ def write_report(
     )
     body = [
         *(page.note(text) for text in warnings),
-        page.section("splits", "Splits", _split_table(rows, class_names)),
+        page.section("splits", "Splits", _dealing(dealing), _split_table(rows, class_names)),
         page.section(
             "preprocessing",
             "Preprocessing",
@@ -64,7 +67,17 @@ def write_report(
         page.section("examples", "Examples", *(_thumbnails(rows, name, load_image) for name in class_names)),
         page.section("left-out", "Left out", _quarantine(rejected)),
     ]
-    write_atomically(path, page.document("Prepared radiographs", body, sections=_SECTIONS, lead=lead))
+    write_atomically(
+        path, page.document("Prepared radiographs", body, sections=_SECTIONS, lead=lead, mark=mark)
+    )
+
+
+def _dealing(dealing: Mapping[str, Any]) -> str:
+    said = (
+        ", ".join(f"split.{key}={value}" for key, value in dealing.items())
+        or "by patient, stratified by class"
+    )
+    return page.paragraph(f"How the images were dealt: {said}.")
 
 
 def _split_table(rows: Sequence[Row], class_names: Sequence[str]) -> str:

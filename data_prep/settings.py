@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
+from data_prep import dates
 from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.phantom.config import PhantomConfig
@@ -14,6 +15,8 @@ from data_prep.source import class_lookup
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
 from osteojax.errors import UserError
+
+PATIENT, IMAGE, LABEL = "patient", "image", "label"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +53,47 @@ class DenoiseSection:
 
 @dataclasses.dataclass(frozen=True)
 class SplitSection:
-    """`split.*`: shares of the images.
+    """`split.*`: how the images are dealt; docs/splits.md.
 
     Attributes:
-        train, val, test: of each split.
+        train, val, test: share of the images of each split.
         folds: how many folds to deal instead; 0 for none. Which of them is tested is the training's to say.
+        repeats: how many times the folds are dealt.
+        by: what stays whole beside copies: a "patient", the values of a column, or an "image", which leaks.
+        test_values: of the column `by`, which are the test split.
+        after: a date; images whose date in the column `by` is later are the test split.
+        stratify: columns of which every split gets its share; "label" is the class.
+        file: a table that gives the split of every image.
+        allow_leaky: take a split that leaks, and mark all that is made of it.
     """
 
     train: Annotated[float, Share] = 0.70
     val: Annotated[float, Share] = 0.15
     test: Annotated[float, Share] = 0.15
     folds: Annotated[int, Bound(low=0, high=100)] = 0
+    repeats: Annotated[int, Bound(low=1, high=100)] = 1
+    by: str = PATIENT
+    test_values: tuple[str, ...] = ()
+    after: str = ""
+    stratify: tuple[str, ...] = (LABEL,)
+    file: str = ""
+    allow_leaky: bool = False
+
+    @property
+    def column(self) -> str | None:
+        """The column that `by` names; None where it names none."""
+        return None if self.by in (PATIENT, IMAGE) else self.by
+
+    @property
+    def has_boundary(self) -> bool:
+        """Whether the test split is named, by values or by a date, and not dealt."""
+        return bool(self.test_values or self.after)
+
+    def told(self) -> dict[str, Any]:
+        """What is not as it is by default, for the dataset's metadata."""
+        kept = ("repeats", "by", "test_values", "after", "stratify", "allow_leaky")
+        found = {key: getattr(self, key) for key in kept if getattr(self, key) != getattr(type(self), key)}
+        return found | ({"file": True} if self.file else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +202,7 @@ def read_settings(config: ConfigDict) -> PrepareSettings:
     class_lookup(settings.class_names, settings.class_aliases)
     settings.spec  # noqa: B018  a denoiser that does not exist is told here
     settings.phantom_config(1)
+    _check_split(settings.split)
     if settings.split.folds:
         if settings.split.folds < folds.FEWEST:
             raise UserError(
@@ -181,3 +215,39 @@ def read_settings(config: ConfigDict) -> PrepareSettings:
             f"split fractions must lie in [0, 1], add up to 1, and give train a share; got {shown}"
         )
     return settings
+
+
+def _check_split(split: SplitSection) -> None:
+    """Raises UserError for ways to split that do not go together."""
+    boundary = "split.after" if split.after else "split.test_values"
+    if split.after and split.test_values:
+        raise UserError("split.after and split.test_values both say what is tested; give one of them")
+    if split.has_boundary and split.column is None:
+        raise UserError(
+            f"{boundary} is about a column, and split.by={split.by!r} names none; name it, as in "
+            "--config.split.by=site"
+        )
+    if split.has_boundary and (split.folds or split.file):
+        raise UserError(
+            f"{boundary} says what is tested, and so does {'split.folds' if split.folds else 'split.file'}; "
+            "give one of them"
+        )
+    if split.repeats > 1 and not split.folds:
+        raise UserError(
+            f"split.repeats={split.repeats} deals folds anew; say how many: --config.split.folds=5"
+        )
+    if split.repeats > 1 and split.file:
+        raise UserError(
+            f"split.repeats={split.repeats} deals anew, and split.file has one deal; give one of them"
+        )
+    if split.by == IMAGE and not split.allow_leaky:
+        raise UserError(
+            "split.by='image' puts images of one patient, and copies, on both sides: the test would measure memory. "
+            "Split by patient; --allow_leaky_split does as asked and marks all that is made from it as leaky"
+        )
+    if not split.by or not split.stratify or not all(split.stratify):
+        raise UserError(
+            "split.by and split.stratify name columns, and one is empty; leave them at 'patient' and ('label',)"
+        )
+    if split.after:
+        dates.parse(split.after, "split.after")

@@ -28,7 +28,7 @@ def in_order(splits: Iterable[str]) -> list[str]:
     return sorted(set(splits), key=lambda name: (known.get(name, len(known)), len(name), name))
 
 
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     **{name: name for name in SPLITS},
     **{"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"},
 }
@@ -185,7 +185,7 @@ def _folder_rows(root: Path, classes: Mapping[str, str], warnings: list[str]) ->
         elif not folders:
             yield Rejected(file, "lies beside the class folders, so that its class is not known")
         else:
-            named = PurePosixPath(file).parts[1 if folders[0] in _SPLIT_NAMES and len(folders) > 1 else 0]
+            named = PurePosixPath(file).parts[1 if folders[0] in SPLIT_NAMES and len(folders) > 1 else 0]
             yield Rejected(file, f"class folder {named!r} is none of {', '.join(classes)}")
     if documents:
         warnings.append(
@@ -197,9 +197,9 @@ def _labelled(folders: Sequence[str], classes: Mapping[str, str]) -> tuple[str |
     """Class and given split by the folders that a file lies in: `CLASS`, `SPLIT/CLASS` or `CLASS/SPLIT`."""
     first, second = [*folders, "", ""][:2]
     if first in classes:
-        return classes[first], _SPLIT_NAMES.get(second)
-    if first in _SPLIT_NAMES and second in classes:
-        return classes[second], _SPLIT_NAMES[first]
+        return classes[first], SPLIT_NAMES.get(second)
+    if first in SPLIT_NAMES and second in classes:
+        return classes[second], SPLIT_NAMES[first]
     return None, None
 
 
@@ -301,7 +301,7 @@ def _parse_row(row: Mapping[str, str], classes: Mapping[str, str], where: str) -
     if not file:
         raise UserError(f"{where}: the file is empty")
     split = _fold(row.get("split", ""))
-    split = "" if split in _NO_VALUE else _SPLIT_NAMES.get(split, split)
+    split = "" if split in _NO_VALUE else SPLIT_NAMES.get(split, split)
     if split and split not in SPLITS:
         raise UserError(f"{where}: split {row['split']!r} is none of {', '.join(SPLITS)}")
     label = classes.get(_fold(row["label"]))

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from data_prep import strata
 from data_prep.components import Components
 from osteojax.errors import UserError
 from osteojax.folds import fold_count
@@ -40,14 +41,17 @@ def assign_splits(
     seed: int,
     given: Sequence[str | None] | None = None,
     files: Sequence[str] | None = None,
+    columns: Sequence[Sequence[str]] | None = None,
+    repeat: int = 0,
 ) -> list[str]:
-    """Deals whole groups to splits, stratified by class.
+    """Deals whole groups to splits, stratified by class or by several columns.
 
     Groups go from the largest to the smallest (ties in an order drawn from `seed`), each to the split that
-    still lacks most of the group's classes. Where each group holds one class, no split's count of a class is
-    further from its share than the size of that class's largest group, unless a group had to be moved so that
-    every split has the class. The result depends on the labels, the group names and the seed, not on the order
-    of the images.
+    still lacks most of the group's classes: that lowers the sum of the squared differences to the shares most.
+    Where each group holds one class, no split's count of a class is further from its share than the size of that
+    class's largest group, unless a group had to be moved so that every split has the class. Of several columns
+    the levels of each count, and those of all together. The result depends on the labels, the group names and the
+    seed, not on the order of the images.
 
     Args:
         labels: class of each image.
@@ -57,6 +61,9 @@ def assign_splits(
         given: for each image the split that its source demands, or None. A group with a given split goes there
             as a whole; the rest is dealt so that the totals fit.
         files: what to call each image in an error; by default its number.
+        columns: that are stratified, levels of each image; by default the classes alone.
+        repeat: the how manieth deal. Further ones shuffle groups of like size, not only those of equal size, or
+            groups that are all of different sizes would be dealt alike each time.
 
     Returns:
         For each image its split.
@@ -66,22 +73,29 @@ def assign_splits(
     """
     _check_fractions(fractions)
     names = [name for name, fraction in fractions.items() if fraction > 0]
-    classes, folds = sorted(set(labels)), fold_count(fractions)
-    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(classes)))
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][classes.index(label)] += 1
-    totals = np.sum(list(counts.values()), axis=0)
+    folds = fold_count(fractions)
+    counts = _counts([(label,) for label in labels], groups)
+    wants = counts if columns is None else _counts(strata.cells(columns), groups)
+    totals = np.sum(list(wants.values()), axis=0)
 
     assigned = check_given_splits(groups, given or [None] * len(groups), files or range(len(groups)))
     names += [name for name in sorted(set(assigned.values())) if name not in names]
     shares = np.array([fractions.get(name, 0.0) for name in names])
     missing = shares[:, None] * totals[None, :]  # (split, class): images still wanted
     for group, name in assigned.items():
-        missing[names.index(name)] -= counts[group]
+        missing[names.index(name)] -= wants[group]
 
-    movable = sorted(set(counts) - set(assigned), key=lambda g: (-counts[g].sum(), _lot(seed, g)))
+    def turn(group: str) -> tuple[int, bytes]:
+        size = int(counts[group].sum())
+        return (
+            (-size.bit_length(), _lot(f"{seed}/{repeat}", group))
+            if repeat
+            else (-size, _lot(str(seed), group))
+        )
+
+    movable = sorted(set(counts) - set(assigned), key=turn)
     for group in movable:
-        wanted = missing @ (counts[group] / counts[group].sum())
+        wanted = missing @ (wants[group] / wants[group].sum())
         wanted[shares == 0] = -np.inf
         if folds:
             # Equal shares tie all the time; then to the fold that lacks most altogether, or what each class leaves over
@@ -89,7 +103,7 @@ def assign_splits(
             wanted = np.round(wanted, 6) + 1e-9 * missing.sum(axis=1)
         best = int(np.argmax(wanted))
         assigned[group] = names[best]
-        missing[best] -= counts[group]
+        missing[best] -= wants[group]
     _fill_empty_classes(assigned, counts, movable, [n for n in names if fractions.get(n, 0.0) > 0])
     return [assigned[group] for group in groups]
 
@@ -139,7 +153,17 @@ def check_given_splits(
     return {group: name for group, (name, _) in first.items()}
 
 
-def _lot(seed: int, group: str) -> bytes:
+def _counts(cells: Sequence[Sequence[Hashable]], groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """Group -> how many of its images add to each cell."""
+    places = {cell: place for place, cell in enumerate(sorted({c for of in cells for c in of}, key=repr))}
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(places)))
+    for of, group in zip(cells, groups, strict=True):
+        for cell in of:
+            counts[group][places[cell]] += 1
+    return dict(counts)
+
+
+def _lot(seed: str, group: str) -> bytes:
     """A place in the queue that depends on nothing but the seed and the group's name."""
     return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
 

@@ -1,5 +1,6 @@
 """What a reader of any result on a dataset must know, one sentence each."""
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -69,9 +70,10 @@ def split_warnings(rows: Sequence[Row], settings: PrepareSettings) -> list[str]:
         if split == "train":
             raise UserError(f"{text}; nothing could be learned of it. Add images or remove the class")
         warnings.append(text)
-    for fold in range(settings.split.folds):
+    deals = [splits, *zip(*(row.repeats for row in rows), strict=True)]
+    for fold, deal in itertools.product(range(settings.split.folds), deals):
         learning = set(folds.parts(fold, settings.split.folds)["train"])
-        learned = {label for label, split in zip(labels, splits, strict=True) if split in learning}
+        learned = {label for label, split in zip(labels, deal, strict=True) if split in learning}
         if lacking := sorted(set(labels) - learned):
             raise UserError(
                 f"where {folds.fold_name(fold)} is tested, training has no image of {', '.join(lacking)}: too few "

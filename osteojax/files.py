@@ -88,14 +88,15 @@ def csv_cell(value: object) -> str:
     Numbers stay what they are. `csv_text` takes the apostrophe away again.
     """
     text = "" if value is None else str(value)
-    if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text):
+    # What looks as if it had one already gets another, or it would lose its own.
+    if text.lstrip("'").startswith(_FORMULA) and not _NUMBER.fullmatch(text):
         return "'" + text
     return text
 
 
 def csv_text(cell: str) -> str:
     """The text that `csv_cell` made the cell of."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA) else cell
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 @contextlib.contextmanager

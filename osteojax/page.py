@@ -4,10 +4,15 @@ Whatever is shown is untrusted and escaped here; what is already HTML is marked 
 """
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from osteojax import leaky
+
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+
+_STAMP = f'<text x="50%" y="50%" text-anchor="middle" fill="#b00020" opacity="0.6" font-size="22">{leaky.WORDS}</text>'
 
 
 class Html(str):
@@ -20,7 +25,12 @@ def text(value: object) -> Html:
 
 
 def document(
-    title: str, body: Iterable[str], *, sections: Mapping[str, str] | None = None, lead: str = ""
+    title: str,
+    body: Iterable[str],
+    *,
+    sections: Mapping[str, str] | None = None,
+    lead: str = "",
+    mark: leaky.Mark | None = None,
 ) -> Html:
     """The whole page.
 
@@ -29,7 +39,11 @@ def document(
         body: HTML of the parts in order.
         sections: anchor -> name, for the list of contents.
         lead: HTML under the heading.
+        mark: of what may measure memory: told on top, in the title and on every chart.
     """
+    if mark is not None:
+        title, lead = leaky.title(title, mark), note(leaky.told(mark)) + lead
+        body = [re.sub("</svg>", f"{_STAMP}</svg>", part) for part in body]
     links = "".join(
         f'<li><a href="#{text(anchor)}">{text(name)}</a></li>' for anchor, name in (sections or {}).items()
     )

@@ -16,7 +16,9 @@ GROUND = {
     "osteojax.registry",
     "osteojax.progress",
     "osteojax.config",
+    "osteojax.fingerprint",
     "osteojax.folds",
+    "osteojax.leaky",
 }
 
 # From the bottom up; what stands in one line may not import its neighbours' floor, only those above it in this list.

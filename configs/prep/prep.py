@@ -35,6 +35,17 @@ def get_config() -> ConfigDict:
     config.split = ConfigDict({"train": 0.70, "val": 0.15, "test": 0.15})
     # Instead of them, so many equal folds for cross-validation: training says which one is tested (--config.fold).
     config.split.folds = 0
+    config.split.repeats = (
+        1  # the folds are dealt so many times (--config.repeat says which deal a training is of)
+    )
+    # What stays whole, beside patients and copies: the values of a column (site, scanner, ...). "image" leaks.
+    config.split.by = "patient"
+    config.split.test_values = ()  # of that column: external validation, ('hospital B',)
+    config.split.after = ""  # of a column of dates: temporal validation, 2019-06-30; the dates become years
+    config.split.stratify = ("label",)  # and columns: ('label', 'site'); numbers at their quartiles
+    config.split.file = ""  # a table of file (or id, or patient_id) and split, which is verified
+    # Take a given split, or split.by=image, that leaks; all that is made from it is marked (--allow_leaky_split).
+    config.split.allow_leaky = False
     # Identical pixels under contradictory labels can neither be learned nor scored: quarantine, or keep.
     config.conflicts = "quarantine"
     # Identical pixels under one label would count twice: drop all but the first, or keep.

@@ -119,6 +119,9 @@ def get_config() -> ml_collections.ConfigDict:
             ),
             # Of a dataset of folds, the one that is tested; the next one validates. -1: it has splits of its own.
             "fold": -1,
+            # The deal that the fold is of, where they were dealt several times; another fold to validate than the next.
+            "repeat": 0,
+            "val_fold": -1,
             "epochs": 30.0,
             # split "none" trains without validation, for a dataset that has none.
             "eval": c({"split": "val", "batch_size": 32, "every_steps": 0}),

@@ -33,6 +33,8 @@ class Audit:
         conflicts: lists of records with identical pixels under several labels.
         near_conflicts: lists of records that near duplicates join, under several labels.
         shortcuts: score of each trivial cue.
+        pictures: for each record a number that it shares with its copies, identical and near.
+        searched: whether near duplicates were looked for.
     """
 
     records: tuple[AuditRecord, ...]
@@ -42,6 +44,8 @@ class Audit:
     conflicts: tuple[tuple[int, ...], ...]
     near_conflicts: tuple[tuple[int, ...], ...]
     shortcuts: tuple[Mapping[str, Any], ...]
+    pictures: tuple[int, ...]
+    searched: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers."""
@@ -115,7 +119,8 @@ def audit_records(
     patients = [[*keys, ("patient", r.patient_id)] for keys, r in zip(copies, records, strict=True)]
     groups = _group_names(records, connected_groups(patients))
     joined = {index for pair in pairs for index in (pair.part, pair.whole)}
-    pictures = [p for p in _members(connected_groups(copies)) if not joined.isdisjoint(p)]
+    pictures = connected_groups(copies)
+    near = [p for p in _members(pictures) if not joined.isdisjoint(p)]
 
     def contradict(indices: tuple[int, ...]) -> bool:
         return len({records[i].label for i in indices}) > 1
@@ -126,8 +131,10 @@ def audit_records(
         exact_duplicates=tuple(c for c in contents if len(c) > 1),
         near_duplicates=tuple(pairs),
         conflicts=tuple(filter(contradict, contents)),
-        near_conflicts=tuple(filter(contradict, pictures)),
+        near_conflicts=tuple(filter(contradict, near)),
         shortcuts=tuple(score_shortcuts(records, groups, thumbnails, seed)) if shortcuts else (),
+        pictures=tuple(pictures),
+        searched=near_duplicates,
     )
 
 

@@ -121,7 +121,8 @@ def find_copies(
     """Finds which images of one set are copies of images of another; within a set nothing is sought.
 
     Args:
-        queries, known: (height, width) each, any range; both are taken once, a block at a time.
+        queries: (height, width) each, any range; taken once, a block at a time.
+        known: likewise.
         count: how many there are in `known`.
         accept: smallest fine correlation of a copy.
 

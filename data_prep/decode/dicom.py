@@ -239,6 +239,7 @@ def _radiograph(
         str(dataset.get("PatientID") or "").strip() or None,
         notes,
         aspect,
+        _date(dataset),
     )
 
 
@@ -343,6 +344,11 @@ def _metadata(dataset: pydicom.Dataset) -> dict[str, str]:
     found = {name: str(dataset.get(key, "") or "").strip() for key, name in _METADATA.items()}
     found["age"] = _age_in_years(str(dataset.get("PatientAge", "") or ""))
     return {name: value for name, value in found.items() if value}
+
+
+def _date(dataset: pydicom.Dataset) -> str | None:
+    found = (str(dataset.get(key) or "").strip() for key in ("AcquisitionDate", "StudyDate", "ContentDate"))
+    return next(filter(None, found), None)
 
 
 def _age_in_years(value: str) -> str:

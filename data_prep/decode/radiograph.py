@@ -50,6 +50,7 @@ class Radiograph:
         patient: DICOM PatientID, or None. It identifies a person: group by it, never write it out.
         notes: what was lost or assumed on the way, for the manifest.
         pixel_aspect: height of a pixel over its width.
+        date: when it was taken (DICOM only), or None. It helps to identify a person: split by it, never write it out.
     """
 
     pixels: np.ndarray
@@ -59,6 +60,7 @@ class Radiograph:
     patient: str | None = None
     notes: tuple[str, ...] = ()
     pixel_aspect: float = 1.0
+    date: str | None = None
 
 
 def check_size(height: int, width: int, limits: Limits) -> None:

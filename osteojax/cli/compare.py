@@ -23,15 +23,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
-    from osteojax import storage
+    from osteojax import leaky, storage
     from osteojax.evaluate.paired import compare_runs, rows
     from osteojax.files import write_atomically
     from osteojax.progress import print_table
 
     first, second = storage.localise(arguments.first), storage.localise(arguments.second)
     found = compare_runs(first, second, split=arguments.split)
+    title = f"{found.second} less {found.first}: {found.n} images of {found.patients} patients, split {arguments.split}"
     print_table(
-        f"{found.second} less {found.first}: {found.n} images of {found.patients} patients, split {arguments.split}",
+        leaky.title(title, found.leaky),
         ("metric", "first", "second", "difference [95 %]", "p"), rows(found), to=sys.stdout,
     )  # fmt: skip
     print(

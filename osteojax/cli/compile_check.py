@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     shapes = Shapes(arguments.image_size, arguments.classes)
     images = arguments.images
     if config.data.dir:
-        dataset = PreparedDataset.open(config.data.dir).for_fold(config.get("fold", folds.NONE))
+        dataset = PreparedDataset.open(config.data.dir).for_fold(*folds.Tested.of(config))
         shapes = Shapes(dataset.image_shape[0], len(dataset.class_names))
         images = dataset.splits["train"]
     job = Job(images, price=arguments.price)

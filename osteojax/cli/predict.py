@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status: 0 where every file was read and reported, 1 where one was not."""
-    from osteojax import storage
+    from osteojax import leaky, storage
     from osteojax.devices import host_memory
     from osteojax.errors import UserError
     from osteojax.export.read import Exported, open_exported
@@ -78,7 +78,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         sets = f"no sets: {predictor.without_sets}"
     title = f"{len(answers)} files; {kind}; {sets}"
     print_table(
-        title, ("file", "class", "probability", "set", ""), table_rows(answers[:_SHOWN]), to=sys.stdout
+        leaky.title(title, predictor.mark),
+        ("file", "class", "probability", "set", ""),
+        table_rows(answers[:_SHOWN]),
+        to=sys.stdout,
     )
     if len(answers) > _SHOWN:
         print(f"... and {len(answers) - _SHOWN} more", file=sys.stdout)

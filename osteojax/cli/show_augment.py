@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from osteojax.train.experiment import read_experiment
 
     experiment = read_experiment(config.load(arguments.config, overrides))
-    dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
+    dataset = PreparedDataset.open(experiment.data.dir).for_fold(*experiment.tested)
     write_atomically(arguments.out, augmentation_page(experiment, dataset))
     print(arguments.out, file=sys.stdout)
     return 0

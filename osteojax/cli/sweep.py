@@ -26,6 +26,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data_dir", help="a prepared dataset for all runs")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the sweep file")
     parser.add_argument("--folds", type=int, help="likewise: cross-validation, the folds' predictions pooled")
+    parser.add_argument("--repeats", type=int, help="likewise: how many times the folds are dealt")
+    parser.add_argument(
+        "--inner",
+        type=int,
+        help="with --trials: of the folds that are not tested, so many validate each trial",
+    )
     parser.add_argument(
         "--processes", type=int, default=1, help="runs at a time; each gets its share of the cores"
     )
@@ -56,6 +62,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     if arguments.trials is not None:
         return _search(arguments, overrides)
+    if arguments.inner is not None:
+        raise UserError(
+            "--inner is of searches: settings are chosen by it, and a sweep chooses none; give --trials"
+        )
     sweep = _as_told(plan.load_sweep(arguments.sweep), arguments)
     sweep = dataclasses.replace(sweep, seeds=tuple(arguments.seeds or sweep.seeds))
     runs = plan.plan(sweep, overrides, prepared=arguments.data_dir)
@@ -65,7 +75,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.status:
         _show(arguments.out, sweep, execute.status(arguments.out, runs))
         return 0
-    _check_data(arguments.data_dir, sweep.folds)
+    _check_data(arguments.data_dir, sweep)
     if arguments.slurm is not None or arguments.kubernetes:
         command = [sys.executable, "-m", "osteojax", "sweep", *_without_scheduler(sys.argv[2:])]
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -94,28 +104,40 @@ def _as_told(found: "File", arguments: argparse.Namespace) -> "File":
     told = dataclasses.replace(
         found,
         folds=found.folds if arguments.folds is None else arguments.folds,
+        repeats=found.repeats if arguments.repeats is None else arguments.repeats,
         train=arguments.config or found.train,
         prep=arguments.prep or found.prep,
     )
-    plan.check_folds(told.folds, "--folds")
+    plan.check_folds(told.folds, told.repeats, "--folds", "--repeats")
     return told
 
 
-def _check_data(data_dir: str | None, folds: int) -> None:
+def _check_data(data_dir: str | None, told: "Common") -> None:
     from osteojax.data.dataset import PreparedDataset
     from osteojax.errors import UserError
 
-    if data_dir and (there := PreparedDataset.open(data_dir).folds) != folds:
-        raise UserError(f"{data_dir} has {there} folds, the sweep {folds}: say --folds={there}")
+    if not data_dir:
+        return
+    there = PreparedDataset.open(data_dir)
+    if there.folds != told.folds:
+        raise UserError(
+            f"{data_dir} has {there.folds} folds, the sweep {told.folds}: say --folds={there.folds}"
+        )
+    if there.repeats < told.repeats:
+        raise UserError(
+            f"{data_dir} is dealt {there.repeats} times, the sweep {told.repeats}: say --repeats={there.repeats}"
+        )
 
 
 def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """A search file, with --trials."""
+    import dataclasses
     import json
 
     from osteojax.errors import UserError
     from osteojax.evaluate.evaluate import print_metrics, print_scores
     from osteojax.evaluate.pool import pool_runs
+    from osteojax.files import write_atomically
     from osteojax.progress import print_table
     from osteojax.sweep import space
 
@@ -129,9 +151,11 @@ def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if arguments.processes != 1 or len(arguments.seeds or ()) > 1:
         raise UserError("a search runs one trial at a time, with one of --seeds")
     found = _as_told(space.load_search(arguments.sweep), arguments)
-    header = ("fold", *search.HEADER, *found.space, "folder")
+    found = dataclasses.replace(found, inner=found.inner if arguments.inner is None else arguments.inner)
+    space.check_inner(found, "--inner")
+    header = (*search.HEADER, *found.space, "folder")
     if not arguments.status:
-        _check_data(arguments.data_dir, found.folds)
+        _check_data(arguments.data_dir, found)
         chosen = search.search(
             found,
             arguments.out,
@@ -149,6 +173,7 @@ def _search(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         print(f"chosen by validation: trial {one.number}, {found.metric} {one.validation:.4f}: {told}")
     if found.folds:
         pooled = pool_runs([one.folder for one in chosen])
+        write_atomically(arguments.out / "pooled.json", json.dumps(pooled, indent=2) + "\n")
         print_metrics(
             pooled, f"out of fold: {pooled['n']} images, {pooled['patients']} patients; % [95 % interval]"
         )
@@ -174,6 +199,7 @@ def _without_scheduler(words: Sequence[str]) -> list[str]:
 
 
 def _show(out: Path, sweep: "Sweep", outcomes: "Sequence[Outcome]") -> None:
+    from osteojax import leaky
     from osteojax.progress import print_table
     from osteojax.sweep import compare, tables
 
@@ -189,8 +215,12 @@ def _show(out: Path, sweep: "Sweep", outcomes: "Sequence[Outcome]") -> None:
     if not finished:
         return
     rows = compare.compare(sweep, out, finished)
+    mark = tables.mark_of(rows)
     for metric in tables.metrics_shown(sweep):
         print_table(
-            metric.replace("_", " "), tables.HEADER, [tables.cells(r, metric) for r in rows], to=sys.stdout
+            leaky.title(metric.replace("_", " "), mark),
+            tables.HEADER,
+            [tables.cells(r, metric) for r in rows],
+            to=sys.stdout,
         )
     tables.write_comparison(out, sweep, rows, outcomes)

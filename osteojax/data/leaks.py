@@ -44,12 +44,20 @@ def read_table(path: Path) -> list[dict[str, str]] | None:
         ]
 
 
-def part(rows: list[dict[str, str]], split: str, fold: int = folds.NONE) -> list[dict[str, str]]:
-    """The rows of a split; of a dataset that is dealt into folds, as the run has it that tests `fold`."""
+def part(
+    rows: list[dict[str, str]],
+    split: str,
+    fold: int = folds.NONE,
+    repeat: int = 0,
+    validates: int = folds.NONE,
+) -> list[dict[str, str]]:
+    """The rows of a split; of a dataset that is dealt into folds, as the run has it that tests `fold` of a deal."""
     names: tuple[str, ...] = (split,)
     if fold != folds.NONE:
-        names = folds.parts(fold, folds.fold_count({row["split"] for row in rows})).get(split, ())
-    return [row for row in rows if row["split"] in names]
+        count = folds.fold_count({row["split"] for row in rows})
+        names = folds.parts(fold, count, validates).get(split, ())
+    column = folds.column(repeat)
+    return [row for row in rows if row.get(column) in names]
 
 
 def between(first: list[dict[str, str]], second: list[dict[str, str]], keys: Sequence[str] = _KEYS) -> Leaks:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from osteojax import leaky
 from osteojax.data.dataset import Example, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.evaluate import external, trust
@@ -65,6 +66,7 @@ def evaluate_run(
     dataset = run.dataset(data_dir)
     source = dataset.source(split)
     another = dataset.fingerprint != run.record["dataset_fingerprint"]
+    mark = leaky.together([dataset.mark, *(one.mark for one in runs)])
     overlap = _overlap(runs, dataset, split, allowed=allow_overlap, search=near_copies)
     views = (source, Mirrored(source)) if tta else (source,)
     logits = combined([one.logits(view) for one in runs for view in views])
@@ -96,6 +98,7 @@ def evaluate_run(
             for one in runs
         ],
         "tta": tta,
+        leaky.KEY: mark,
         "split": split,
         "checkpoint_step": run.step,
         "dataset_fingerprint": dataset.fingerprint,
@@ -105,8 +108,9 @@ def evaluate_run(
     if jax.process_index() == 0:
         folder = out or workdir / "eval" / folder_name(split, run, dataset.fingerprint, tta=tta)
         with disk_errors(folder):
-            write_predictions(folder / "predictions.csv", examples, logits, run.class_names)
-            write_atomically(folder / "curves.json", json.dumps(trust.curves(sample, run.class_names)) + "\n")
+            write_predictions(folder / "predictions.csv", examples, logits, run.class_names, mark)
+            curves = trust.curves(sample, run.class_names) | ({leaky.KEY: mark} if mark else {})
+            write_atomically(folder / "curves.json", json.dumps(curves) + "\n")
             draw_figures(folder, logits, labels, metrics, run.class_names)
             write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics
@@ -130,14 +134,14 @@ def _overlap(
                 "runs on one kind of image"
             )
         (own if run.record["dataset_fingerprint"] == dataset.fingerprint else foreign).append(run)
-    if len({run.fold for run in own}) > 1:
+    if len({run.tested[:2] for run in own}) > 1:
         raise UserError(
             f"{', '.join(str(run.workdir) for run in own)} are different folds: what one is tested on, the others "
             "learned from; osteojax pool takes them together"
         )
     # Runs that learned from the same images, and started from the same weights, are asked once.
     distinct = {
-        (run.record["dataset_fingerprint"], run.fold, str(run.record["origin"].get("weights"))): run
+        (run.record["dataset_fingerprint"], run.tested, str(run.record["origin"].get("weights"))): run
         for run in foreign
     }
     found = [
@@ -190,7 +194,9 @@ def print_metrics(metrics: dict[str, Any], title: str, *, to: Any = None) -> Non
         (name, show(of["precision"]), show(of["recall"]), show(of["f1"]), str(of["support"]))
         for name, of in metrics["per_class"].items()
     ]
-    print_table(title, ("class", "precision", "recall", "F1", "support"), rows, to=to)
+    print_table(
+        leaky.title(title, leaky.of(metrics)), ("class", "precision", "recall", "F1", "support"), rows, to=to
+    )
     for name, metric in METRICS.members.items():
         if metric.headline:
             print(f"{name.replace('_', ' '):>18}: {show(metrics[name])} %", file=to)

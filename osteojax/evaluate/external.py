@@ -52,7 +52,7 @@ def check_overlap(
             "a manifest is not at hand: whether training images are among those tested was not checked"
         )
         return {"checked": False}
-    learned = [row for name in ("train", "val") for row in leaks.part(own, name, run.fold)]
+    learned = [row for name in ("train", "val") for row in leaks.part(own, name, *run.tested)]
     learned += read_learned(run) or []
     tested = [row for row in theirs if row["split"] == split]
     # Not by group: its names mean something within one dataset only.
@@ -100,7 +100,7 @@ def prevalence(run: Run, sample: Sample, probabilities: np.ndarray) -> dict[str,
     found: dict[str, Any] = {"tested": dict(zip(run.class_names, map(float, here), strict=True))}
     if own is None:
         return found
-    labels = [row["label"] for row in leaks.part(own, "train", run.fold)]
+    labels = [row["label"] for row in leaks.part(own, "train", *run.tested)]
     then = np.asarray([labels.count(name) for name in run.class_names], float)
     if not then.sum():
         return found

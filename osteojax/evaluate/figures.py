@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from sklearn.metrics import RocCurveDisplay
 
+from osteojax import leaky
+
 
 def draw_figures(
     out: Path, logits: np.ndarray, labels: np.ndarray, metrics: dict[str, Any], class_names: list[str]
@@ -39,7 +41,7 @@ def draw_figures(
     )
     axes.set_xticklabels(class_names)
     axes.set_yticklabels(class_names, rotation=90, va="center")
-    figure.savefig(out / "confusion.png", dpi=120)
+    _save(figure, out / "confusion.png", metrics)
 
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -49,4 +51,10 @@ def draw_figures(
             RocCurveDisplay.from_predictions(labels == c, probabilities[:, c], name=name, ax=axes)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    figure.savefig(out / "roc.png", dpi=120)
+    _save(figure, out / "roc.png", metrics)
+
+
+def _save(figure: Figure, path: Path, metrics: dict[str, Any]) -> None:
+    if leaky.of(metrics) is not None:
+        figure.suptitle(leaky.WORDS, color="#b00020", fontweight="bold")
+    figure.savefig(path, dpi=120)

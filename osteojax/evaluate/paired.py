@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from osteojax.errors import UserError
+from osteojax.leaky import Mark, together
 from osteojax.metrics.difference import bootstrapped
 from osteojax.metrics.intervals import delong, student
 from osteojax.metrics.registry import scalars
@@ -44,6 +45,7 @@ class Comparison:
         metrics: name -> difference, by the bootstrap over patients; "auc_ovr (CLASS)" by DeLong with patients as units.
         only_first, only_second: images that one of them alone has right.
         mcnemar_p: exact two-sided p-value of those (McNemar 1947).
+        leaky: the mark, where a leaky split had a part in one of them.
     """
 
     first: str
@@ -54,6 +56,7 @@ class Comparison:
     only_first: int
     only_second: int
     mcnemar_p: float
+    leaky: Mark | None
 
     def to_json(self) -> str:
         """All of it."""
@@ -67,6 +70,7 @@ def compare_runs(first: Path, second: Path, *, split: str = "test", seed: int = 
         UserError: one was not evaluated, or they were not tested on the same images.
     """
     a, b = _read(first, split), _read(second, split)
+    mark = together([a.mark, b.mark])
     if a.class_names != b.class_names:
         raise UserError(f"{first} has classes {a.class_names}, {second} {b.class_names}")
     places = {name: place for place, name in enumerate(b.ids)}
@@ -89,7 +93,7 @@ def compare_runs(first: Path, second: Path, *, split: str = "test", seed: int = 
     disagreeing = only_first + only_second
     p = binomtest(only_first, disagreeing).pvalue if disagreeing else 1.0
     return Comparison(
-        str(first), str(second), len(a.ids), one.patients, metrics, only_first, only_second, float(p)
+        str(first), str(second), len(a.ids), one.patients, metrics, only_first, only_second, float(p), mark
     )
 
 

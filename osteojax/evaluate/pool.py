@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from osteojax import folds, leaky
 from osteojax.errors import UserError
 from osteojax.metrics import score as scores
 from osteojax.metrics.registry import scalars
@@ -24,6 +25,7 @@ class Member:
         metrics: of its metrics.json.
         said: of its predictions.csv.
         seed, fold: of its config; None where there is none.
+        repeat, val_fold: the deal that its fold is of, and the fold that validated, as the config has them.
     """
 
     workdir: Path
@@ -31,6 +33,8 @@ class Member:
     said: Said
     seed: int | None
     fold: int | None
+    repeat: int = 0
+    val_fold: int = folds.NONE
 
     @classmethod
     def read(cls, workdir: Path, split: str) -> "Member":
@@ -48,7 +52,15 @@ class Member:
         except (OSError, ValueError):
             config = {}
         said = read_predictions(folder / "predictions.csv")
-        return cls(workdir, metrics, said, config.get("seed"), config.get("fold"))
+        return cls(
+            workdir,
+            metrics,
+            said,
+            config.get("seed"),
+            config.get("fold"),
+            config.get("repeat", 0),
+            config.get("val_fold", folds.NONE),
+        )
 
     def value(self, metric: str) -> float | None:
         """What its evaluation found."""
@@ -58,9 +70,10 @@ class Member:
 def pool_runs(workdirs: Sequence[Path], *, split: str = "test", seed: int = 0) -> dict[str, Any]:
     """The metrics of metrics.json over the folds of one or several repetitions.
 
-    Runs on one dataset, told by its fingerprint, are the folds of a repetition; where they test the same images, those
-    of each seed are. The values of several repetitions are averaged, and so are the ends of their intervals: they test
-    the same patients, so that their errors are taken as one, and more repetitions do not pass for more patients.
+    Runs on one deal of one dataset, told by its fingerprint, are the folds of a repetition; where they test the same
+    images, those of each seed are. The values of several repetitions are averaged, and so are the ends of their
+    intervals: they test the same patients, so that their errors are taken as one, and more repetitions do not pass for
+    more patients.
 
     Args:
         workdirs: of evaluated runs.
@@ -74,10 +87,10 @@ def pool_runs(workdirs: Sequence[Path], *, split: str = "test", seed: int = 0) -
     Raises:
         UserError: one was not evaluated, an image is tested twice in a repetition, or repetitions test other images.
     """
-    datasets: dict[str, list[Member]] = collections.defaultdict(list)
+    datasets: dict[tuple[str, int], list[Member]] = collections.defaultdict(list)
     for workdir in workdirs:
         member = Member.read(workdir, split)
-        datasets[member.metrics["dataset_fingerprint"]].append(member)
+        datasets[member.metrics["dataset_fingerprint"], member.repeat].append(member)
     repetitions = [part for members in datasets.values() for part in _repetitions(members)]
     parts = [_once(members) for members in repetitions]
     first = parts[0]
@@ -90,6 +103,7 @@ def pool_runs(workdirs: Sequence[Path], *, split: str = "test", seed: int = 0) -
     found = [scores.score_sample(part.sample(seed=seed), part.class_names) for part in parts]
     return {
         **averaged(found),
+        leaky.KEY: leaky.together(part.mark for part in parts),
         "split": split,
         "repetitions": len(parts),
         "folds": [len(members) for members in repetitions],
@@ -139,6 +153,8 @@ def _figures(member: Member, repetition: int) -> dict[str, Any]:
         "repetition": repetition,
         "seed": member.seed,
         "fold": member.fold,
+        "repeat": member.repeat,
+        "val_fold": member.val_fold,
         "n": len(member.said.labels),
         "patients": len(set(map(str, member.said.patients))),
         **{key: member.metrics.get(key) for key in ("checkpoint_step", "config_hash", "dataset_fingerprint")},

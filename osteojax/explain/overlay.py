@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Real, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = "inferno"
 """Perceptually uniform: equal steps of the map look equal. From black, so that what is faint stays dark."""
@@ -33,6 +33,15 @@ def overlay(
     colour = matplotlib.colormaps[COLOURS](strength)[..., :3].astype(np.float32)
     alpha = OPACITY * strength[..., None]
     return np.round(255 * ((1 - alpha) * grey + alpha * colour)).astype(np.uint8)
+
+
+def stamped(picture: UInt8[np.ndarray, "height width 3"], words: str) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture with words across its top, as large as its width allows."""
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image)
+    size = max(8, round(1.5 * image.width / max(1, len(words))))
+    draw.text((2, 2), words, fill=(255, 60, 60), font=ImageFont.load_default(size))
+    return np.asarray(image)
 
 
 def on_radiograph(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from osteojax import leaky
 from osteojax.files import write_atomically
 from osteojax.run.open import Run
 
@@ -28,6 +29,7 @@ def describe(run: Run, folder: Path, temperature: float | None) -> dict[str, Any
         "checkpoint_step": run.step,
         "config_hash": run.record["config_hash"],
         "dataset_fingerprint": run.record["dataset_fingerprint"],
+        leaky.KEY: run.mark,
         "load": [
             "import numpy as np",
             "from jax import export",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from osteojax import leaky
 from osteojax.calibration.conformal import COVERAGE
 from osteojax.files import csv_cell, write_atomically, write_csv
 
@@ -25,6 +26,7 @@ class Prediction:
             means nothing; None where that is not known.
         distance, energy: the scores behind it, over their thresholds: above 1 is flagged.
         reason: why there is no answer.
+        leaky: the mark in words, where a leaky split had a part in the network; empty where none had.
     """
 
     file: str
@@ -36,6 +38,7 @@ class Prediction:
     distance: float | None = None
     energy: float | None = None
     reason: str | None = None
+    leaky: str = ""
 
 
 def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Sequence[str]) -> None:
@@ -46,7 +49,9 @@ def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Se
         return
     header = ["file", "predicted", *(f"p_{name}" for name in class_names), "calibrated", "conformal_set"]
     header += ["out_of_distribution", "distance", "energy", "reason"]
-    write_csv(path, header, (_cells(answer, class_names) for answer in answers))
+    marked = any(answer.leaky for answer in answers)
+    header += [leaky.KEY] * marked
+    write_csv(path, header, (_cells(answer, class_names) + [answer.leaky] * marked for answer in answers))
 
 
 def _cells(answer: Prediction, class_names: Sequence[str]) -> list[Any]:
@@ -70,7 +75,8 @@ def table_rows(answers: Sequence[Prediction]) -> list[tuple[str, ...]]:
             rows.append((csv_cell(answer.file), "-", "-", "-", f"not read: {answer.reason}"))
             continue
         held = "-" if answer.conformal_set is None else ", ".join(answer.conformal_set) or "none"
-        said = "NOT LIKE THE TRAINING IMAGES: no answer" if answer.out_of_distribution else ""
+        said = f"{leaky.WORDS} " if answer.leaky else ""
+        said += "NOT LIKE THE TRAINING IMAGES: no answer" if answer.out_of_distribution else ""
         rows.append(
             (
                 csv_cell(answer.file),

@@ -9,7 +9,8 @@ from PIL import Image
 
 from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
 from data_prep.preprocess import PreprocessSpec, placement, preprocess
-from osteojax.explain.overlay import overlay
+from osteojax import leaky
+from osteojax.explain.overlay import overlay, stamped
 from osteojax.explain.registry import EXPLAINERS
 from osteojax.files import disk_errors, write_atomically
 from osteojax.run.open import Run
@@ -44,7 +45,7 @@ def explain_files(
             path = folder / f"{number:05d}-{file.stem}.png"
             drawn = overlay(radiograph.pixels, np.asarray(saliency[0]), window)
             stream = io.BytesIO()
-            Image.fromarray(drawn).save(stream, "PNG")
+            Image.fromarray(stamped(drawn, leaky.WORDS) if run.mark else drawn).save(stream, "PNG")
             write_atomically(path, stream.getvalue())
             written.append(path)
     return written

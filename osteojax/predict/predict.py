@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.special import softmax
 
 from data_prep.preprocess import PreprocessSpec
+from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.export.read import Exported
 from osteojax.predict.answer import Prediction
@@ -87,6 +88,7 @@ class Predictor:
         class_names: in label order.
         spec: how images are prepared.
         without_sets: why there are no conformal sets; None where there are.
+        mark: where a leaky split had a part in one of the networks.
 
     Raises:
         UserError: they do not have the same classes and preprocessing.
@@ -106,6 +108,8 @@ class Predictor:
         self.class_names = list(first.record["class_names"])
         self.spec = PreprocessSpec.from_dict(dict(first.record["preprocessing"]))
         self._together, self.without_sets = self._fitted_together()
+        self.mark = leaky.together(leaky.of(member.record) for member in self._members)
+        self._said = "" if self.mark is None else leaky.told(self.mark)
 
     def _fitted_together(self) -> tuple[Calibrated | None, str | None]:
         if self._tta not in ((), (MIRROR,)):
@@ -175,7 +179,9 @@ class Predictor:
                 else ()
             )
             answers += [
-                next(found) if one.image is not None else Prediction(str(one.file), reason=one.reason)
+                next(found)
+                if one.image is not None
+                else Prediction(str(one.file), reason=one.reason, leaky=self._said)
                 for one in portion
             ]
         return answers
@@ -210,6 +216,7 @@ class Predictor:
                 dict(zip(self.class_names, map(float, probabilities[row]), strict=True)),
                 self.calibrated,
                 held,
+                leaky=self._said,
             )
             if scores is not None:
                 distance, energy = map(float, scores[row])

@@ -243,4 +243,9 @@ def _evaluations(answer: Prediction, class_names: Sequence[str]) -> list[tuple[C
         (calibrated, _SAID[answer.calibrated]),
         (strange, _SAID[answer.out_of_distribution]),
         *((possible, value) for value in held),
+        *(
+            [(Code("leaky", SCHEME, "Network learned from a leaky split"), codes.SCT.Yes)]
+            if answer.leaky
+            else []
+        ),
     ]

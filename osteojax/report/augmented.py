@@ -57,7 +57,7 @@ def augmentation_page(experiment: Experiment, dataset: PreparedDataset) -> Html:
         f"{dataset.directory}, seed {experiment.seed}: on the left the image as prepared, then the draws of steps 0 to "
         f"{STEPS - 1}. If you could no longer tell the class, the network cannot either."
     )
-    return document("What the network sees", parts, lead=lead)
+    return document("What the network sees", parts, lead=lead, mark=dataset.mark)
 
 
 def _examples(dataset: PreparedDataset) -> tuple[jax.Array, list[str]]:

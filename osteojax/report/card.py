@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from osteojax import leaky
 from osteojax.files import write_atomically
 from osteojax.report.checklists import CLAIM, TRIPOD, markdown
 from osteojax.report.entries import percent
@@ -27,6 +28,7 @@ def card(given: Material) -> str:
         [
             f"# Model card: {given.run.workdir.resolve().name}",
             "",
+            *([f"**{leaky.told(given.mark)}.**", ""] if given.mark else []),
             f"**Model.** {found['model']}",
             "",
             "**Intended use.** Research. It is no medical device: no clinical use was studied.",
@@ -120,6 +122,7 @@ def _of_manifest(given: Material, manifest: list[dict[str, str]]) -> dict[str, s
         f"{name}: {len(rows)} images of {len({row['patient_id'] for row in rows})} patients"
         for name, rows in splits.items()
     )
+    leaks = given.dataset is not None and given.dataset.mark is not None
     shared = given.leaks
     assert shared is not None  # there is a manifest
     directory = given.dataset.directory if given.dataset else None
@@ -128,7 +131,7 @@ def _of_manifest(given: Material, manifest: list[dict[str, str]]) -> dict[str, s
         lines = (directory / "quarantine.csv").read_text(errors="replace").splitlines()
         left_out = f"{len(lines) - 1} files were left out, each with its reason, in quarantine.csv."
     return {
-        "splits": f"Divided by patient and by image content. {counts}.",
+        "splits": f"Divided by {'a split that leaks' if leaks else 'patient and by image content'}. {counts}.",
         "leaks": (
             "Training and test share no patient, group or identical image." if shared.clean
             else f"LEAK between training and test: {shared.shared}."

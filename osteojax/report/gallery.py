@@ -10,8 +10,9 @@ from PIL import Image
 from scipy.special import softmax
 
 from osteojax import config as configs
+from osteojax import leaky
 from osteojax.data.dataset import Examples
-from osteojax.explain.overlay import overlay
+from osteojax.explain.overlay import overlay, stamped
 from osteojax.explain.registry import EXPLAINERS
 from osteojax.explain.sanity import Faithfulness, Resemblance, cascading_randomisation, deletion_and_insertion
 from osteojax.models.build import ModelSection, build
@@ -85,7 +86,7 @@ def explained(
             names[labels[place]],
             names[guess],
             float(p[place, guess]),
-            _jpeg(image[..., 0], saliency),
+            _jpeg(image[..., 0], saliency, leaky.WORDS if run.mark else ""),
         )
         for (kind, place), image, saliency, guess in zip(chosen, images, maps, predicted, strict=True)
     ]
@@ -127,8 +128,8 @@ def choose(
     return chosen
 
 
-def _jpeg(image: np.ndarray, saliency: np.ndarray) -> bytes:
+def _jpeg(image: np.ndarray, saliency: np.ndarray, words: str) -> bytes:
     window = (slice(0, image.shape[0]), slice(0, image.shape[1]))
     stream = io.BytesIO()
-    Image.fromarray(overlay(image, saliency, window)).save(stream, "JPEG", quality=85)
+    Image.fromarray(stamped(overlay(image, saliency, window), words)).save(stream, "JPEG", quality=85)
     return stream.getvalue()

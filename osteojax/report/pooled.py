@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from osteojax import folds
+from osteojax import folds, leaky
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -41,8 +41,8 @@ def leaks_of(run: Mapping[str, Any], split: str) -> leaks.Leaks | None:
     manifest = leaks.read_manifest(dataset.directory)
     if manifest is None or dataset.fingerprint != run["dataset_fingerprint"]:
         return None
-    fold = int(config.get("fold", folds.NONE))
-    train, tested = (leaks.part(manifest, name, fold) for name in ("train", split))
+    part = folds.Tested.of(config)
+    train, tested = (leaks.part(manifest, name, *part) for name in ("train", split))
     return leaks.between(train, tested)
 
 
@@ -69,7 +69,11 @@ def pooled_page(found: Mapping[str, Any], checked: Sequence[leaks.Leaks | None])
         section("limits", "Limits", *_limits(found)),
     ]
     return document(
-        f"Bone health from radiographs: {len(runs)} runs together", body, sections=_SECTIONS, lead=lead
+        f"Bone health from radiographs: {len(runs)} runs together",
+        body,
+        sections=_SECTIONS,
+        lead=lead,
+        mark=leaky.of(found),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from osteojax import config as configs
+from osteojax import leaky
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -75,12 +76,17 @@ class Material:
         return self.run.class_names
 
     @property
+    def mark(self) -> leaky.Mark | None:
+        """Of what a leaky split had a part in: the run, or the dataset that was evaluated."""
+        return leaky.of(self.metrics) or self.run.mark
+
+    @property
     def leaks(self) -> leaks.Leaks | None:
         """What training and the evaluated split share; None where there is no manifest."""
         if self.manifest is None:
             return None
         train, tested = (
-            leaks.part(self.manifest, name, self.run.fold) for name in ("train", self.metrics["split"])
+            leaks.part(self.manifest, name, *self.run.tested) for name in ("train", self.metrics["split"])
         )
         return leaks.between(train, tested)
 
@@ -156,7 +162,7 @@ def page(given: Material) -> Html:
         section("provenance", "Provenance", *_provenance(given)),
         section("limits", "Limits", *_limits(given)),
     ]
-    return document(title, body, sections=_SECTIONS, lead=lead)
+    return document(title, body, sections=_SECTIONS, lead=lead, mark=given.mark)
 
 
 def _architecture(given: Material) -> str:
@@ -239,7 +245,8 @@ def _errors(given: Material) -> list[str]:
         "ROC", "false positive rate", "sensitivity", note="each class against the rest; bands over patients"
     )
     recall = Chart("Precision and recall", "recall", "precision", note="each class against the rest")
-    for series, (name, of) in enumerate(given.curves.items()):
+    curves = ((name, given.curves[name]) for name in given.names if name in given.curves)
+    for series, (name, of) in enumerate(curves):
         for chart, key in ((roc, "roc"), (recall, "precision_recall")):
             curve = of[key]
             chart.band(curve["at"], curve["low"], curve["high"], series)

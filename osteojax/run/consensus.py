@@ -32,7 +32,7 @@ def apart(runs: Sequence[Run]) -> str | None:
         both = f"{first.workdir} and {run.workdir}"
         if run.record["dataset_fingerprint"] != first.record["dataset_fingerprint"]:
             return f"{both} were trained on different datasets"
-        if run.fold != first.fold:
+        if run.tested != first.tested:
             return f"{both} are different folds: what one is validated on, the other learned from"
         if run.config.eval.split != first.config.eval.split:
             return f"{both} were validated on different splits"

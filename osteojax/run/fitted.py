@@ -20,7 +20,7 @@ from scipy.special import softmax
 from osteojax.calibration.conformal import ConformalSets
 from osteojax.calibration.novelty import Novelty
 from osteojax.calibration.temperature import fit_temperature
-from osteojax.data.dataset import NO_SPLIT, Examples
+from osteojax.data.dataset import NO_SPLIT, Examples, Some
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
 from osteojax.run.open import Run
@@ -114,25 +114,6 @@ def _fit(run: Run, validation: Examples, training: Examples) -> Fitted:
     logits, labels = run.logits(validation), validation.labels()
     novelty = Novelty.fit(run.features(some), some.labels(), run.features(validation), logits)
     return Fitted(logits, labels, fit_temperature(logits, labels), novelty)
-
-
-class Some(Examples):
-    """Some of the examples of a source.
-
-    Args:
-        source: of all.
-        places: of those that count.
-    """
-
-    def __init__(self, source: Examples, places: Sequence[int] | np.ndarray) -> None:
-        self._source, self._places = source, [int(place) for place in places]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """The examples at these places among those that count."""
-        return self._source.__getitems__([self._places[index] for index in indices])
 
 
 class Mirrored(Examples):

@@ -7,6 +7,7 @@ What the run itself started from is in it too, and what that started from.
 from collections.abc import Iterable
 from pathlib import Path
 
+from osteojax import folds
 from osteojax.data import leaks
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
@@ -19,30 +20,30 @@ KEYS = ("patient_id", "sha256")
 Rows = list[dict[str, str]]
 
 
-def learned_from(dataset: PreparedDataset, fold: int, validation: str) -> Rows | None:
+def learned_from(dataset: PreparedDataset, tested: folds.Tested, validation: str) -> Rows | None:
     """The training and validation images of a run; None where the dataset has no manifest with hashes.
 
     Args:
         dataset: of the run.
-        fold: that is tested; `folds.NONE` without folds.
+        tested: of its folds.
         validation: the split that chooses the checkpoint; "none" without.
     """
-    return _rows(dataset, fold, {"train", validation} - {NO_SPLIT})
+    return _rows(dataset, tested, {"train", validation} - {NO_SPLIT})
 
 
-def judged_by(dataset: PreparedDataset, fold: int, validation: str) -> Rows | None:
+def judged_by(dataset: PreparedDataset, tested: folds.Tested, validation: str) -> Rows | None:
     """The images that a run is validated and tested on; None where the dataset has no manifest with hashes."""
-    return _rows(dataset, fold, {"val", "test", validation} - {NO_SPLIT, "train"})
+    return _rows(dataset, tested, {"val", "test", validation} - {NO_SPLIT, "train"})
 
 
-def _rows(dataset: PreparedDataset, fold: int, splits: Iterable[str]) -> Rows | None:
+def _rows(dataset: PreparedDataset, tested: folds.Tested, splits: Iterable[str]) -> Rows | None:
     manifest = leaks.read_manifest(dataset.directory)
     if manifest is None or not all(row.get("sha256") for row in manifest if row.get("split")):
         return None
     return [
         {key: row.get(key, "") for key in KEYS}
         for split in sorted(splits)
-        for row in leaks.part(manifest, split, fold)
+        for row in leaks.part(manifest, split, *tested)
     ]
 
 
@@ -65,4 +66,4 @@ def read_learned(run: Run) -> Rows | None:
         dataset = run.own_dataset()
     except UserError:
         return None
-    return learned_from(dataset, run.fold, str(run.config.eval.split))
+    return learned_from(dataset, run.tested, str(run.config.eval.split))

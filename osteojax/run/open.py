@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from osteojax import config as configs
-from osteojax import folds, storage
+from osteojax import folds, leaky, storage
 from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
@@ -59,9 +59,14 @@ class Run:
         return list(self.record["class_names"])
 
     @property
-    def fold(self) -> int:
-        """The fold that the run tests; `folds.NONE` where its dataset has a test split of its own."""
-        return int(self.config.get("fold", folds.NONE))
+    def tested(self) -> folds.Tested:
+        """What the run tests and validates of a dataset of folds."""
+        return folds.Tested.of(self.config)
+
+    @property
+    def mark(self) -> leaky.Mark | None:
+        """Of a run that a leaky split had a part in."""
+        return leaky.of(self.record)
 
     def own_dataset(self) -> PreparedDataset:
         """The dataset that the run learned from, with its fold as `test`.
@@ -72,7 +77,7 @@ class Run:
         dataset = PreparedDataset.open(self.config.data.dir)
         if dataset.fingerprint != self.record["dataset_fingerprint"]:
             raise UserError(f"{dataset.directory} is not what was learned from")
-        return dataset.for_fold(self.fold)
+        return dataset.for_fold(*self.tested)
 
     def dataset(self, data_dir: str | Path | None = None) -> PreparedDataset:
         """A dataset prepared as the training data were: by default those, where a run of one fold has that as `test`.
@@ -83,7 +88,7 @@ class Run:
         dataset = PreparedDataset.open(data_dir or self.config.data.dir)
         check_same_preparation(dict(self.record), dataset)
         if dataset.fingerprint == self.record["dataset_fingerprint"]:
-            return dataset.for_fold(self.fold)
+            return dataset.for_fold(*self.tested)
         return dataset
 
     @functools.cached_property

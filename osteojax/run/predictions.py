@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.files import csv_text, write_csv
 from osteojax.metrics.sample import Sample
@@ -27,6 +29,7 @@ class Said:
         labels: (N,).
         patients: (N,).
         class_names: C names, in label order.
+        mark: of what a leaky split had a part in.
     """
 
     ids: np.ndarray
@@ -34,6 +37,7 @@ class Said:
     labels: np.ndarray
     patients: np.ndarray
     class_names: tuple[str, ...]
+    mark: leaky.Mark | None = None
 
     def at(self, places: Sequence[int] | np.ndarray) -> "Said":
         """Those of some of the images, in this order."""
@@ -43,6 +47,7 @@ class Said:
             self.labels[places],
             self.patients[places],
             self.class_names,
+            self.mark,
         )
 
     def sample(self, *, seed: int = 0) -> Sample:
@@ -56,14 +61,26 @@ def pooled(parts: Sequence[Said]) -> Said:
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    return Said(column("ids"), column("logits"), column("labels"), column("patients"), parts[0].class_names)
+    mark = leaky.together(part.mark for part in parts)
+    return Said(
+        column("ids"), column("logits"), column("labels"), column("patients"), parts[0].class_names, mark
+    )
 
 
 def write_predictions(
-    path: Path, examples: Sequence[Mapping[str, Any]], logits: np.ndarray, class_names: Sequence[str]
+    path: Path,
+    examples: Sequence[Mapping[str, Any]],
+    logits: np.ndarray,
+    class_names: Sequence[str],
+    mark: leaky.Mark | None = None,
 ) -> None:
-    """One row an example: id, patient_id, label, predicted, and the probability of each class."""
+    """One row an example: id, patient_id, label, predicted, and the probability of each class.
+
+    Where a leaky split had a part in it, each row says so in a column of its own.
+    """
     header = ["id", "patient_id", "label", "predicted", *(f"p_{name}" for name in class_names)]
+    marked = [] if mark is None else [mark["reason"]]
+    header += [leaky.KEY] * len(marked)
     probabilities = softmax(logits.astype(np.float64), axis=-1)
     write_csv(
         path,
@@ -75,6 +92,7 @@ def write_predictions(
                 class_names[example["label"]],
                 class_names[int(logit.argmax())],
                 *(f"{p:.6f}" for p in row),
+                *marked,
             ]
             for example, row, logit in zip(examples, probabilities, logits, strict=True)
         ),
@@ -82,7 +100,7 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> Said:
-    """Inverse of `write_predictions`.
+    """Inverse of `write_predictions`; the mark is also that of the metrics.json beside it.
 
     Raises:
         UserError: it is not whole.
@@ -96,7 +114,12 @@ def read_predictions(path: Path) -> Said:
         ids, patients = (np.asarray([csv_text(row[key]) for row in rows]) for key in ("id", "patient_id"))
     except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
         raise UserError(f"{path} is not whole ({error}); evaluate the run again") from error
-    return Said(ids, np.log(np.maximum(p, _SMALLEST)), labels, patients, names)
+    try:
+        beside = json.loads(path.with_name("metrics.json").read_text())
+    except (OSError, ValueError):
+        beside = {}
+    mark = leaky.of(beside) or leaky.together(leaky.of(row) for row in rows)
+    return Said(ids, np.log(np.maximum(p, _SMALLEST)), labels, patients, names, mark)
 
 
 def text(value: Any) -> str:

@@ -20,6 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from osteojax import leaky
 from osteojax.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -29,11 +30,13 @@ class MetricsWriter:
     """Scalars of a run. Only the first process writes.
 
     `metrics.jsonl` holds what the computation determines, and is therefore the same, byte by byte, whether or not the
-    run was interrupted. `timing.jsonl` holds what the machine determines. TensorBoard gets both.
+    run was interrupted. `timing.jsonl` holds what the machine determines. TensorBoard gets both. Where a leaky split
+    has a part in them, every line of metrics and every tag says so.
     """
 
-    def __init__(self, workdir: Path, *, resume_step: int) -> None:
+    def __init__(self, workdir: Path, *, resume_step: int, mark: leaky.Mark | None = None) -> None:
         self._active = jax.process_index() == 0
+        self._marked, self._tag = ({}, "") if mark is None else ({leaky.KEY: mark["reason"]}, f"{leaky.KEY}/")
         if not self._active:
             return
         workdir.mkdir(parents=True, exist_ok=True)
@@ -47,19 +50,21 @@ class MetricsWriter:
 
     def metrics(self, step: int, scalars: Mapping[str, float]) -> None:
         """Results of the computation at `step`."""
-        self._write("_metrics", step, scalars)
+        self._write("_metrics", step, scalars, self._marked)
 
     def timing(self, step: int, scalars: Mapping[str, float]) -> None:
         """Speed, waiting and memory at `step`."""
         self._write("_timing", step, scalars)
 
-    def _write(self, file: str, step: int, scalars: Mapping[str, float]) -> None:
+    def _write(
+        self, file: str, step: int, scalars: Mapping[str, float], more: Mapping[str, str] | None = None
+    ) -> None:
         if not self._active:
             return
         stream = getattr(self, file)
-        stream.write(json.dumps({"step": step, **scalars}) + "\n")
+        stream.write(json.dumps({"step": step, **scalars, **(more or {})}) + "\n")
         stream.flush()
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        values = [Summary.Value(tag=self._tag + tag, simple_value=value) for tag, value in scalars.items()]
         self._events.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:

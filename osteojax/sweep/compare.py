@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from osteojax import leaky
 from osteojax.metrics.difference import bootstrapped
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
@@ -34,13 +35,14 @@ class Row:
 
     Attributes:
         name: of the variant.
-        seeds: how many of its runs are finished.
+        seeds: how many of its runs are finished: of seeds, and of each the deals of its folds.
         n, patients: of the test split.
         metrics: name -> mean over seeds, with its interval over patients.
         spread: name -> standard deviation over seeds; None with one.
         difference: name -> paired difference to the baseline; None for the baseline itself, and where the test
             patients are not the same.
         p: name -> p-value of that difference, corrected by Holm over the variants.
+        mark: where a leaky split had a part in it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Row:
     spread: Mapping[str, float | None]
     difference: Mapping[str, Estimate] | None
     p: Mapping[str, float] | None
+    mark: leaky.Mark | None = None
 
 
 def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) -> list[Row]:
@@ -63,12 +66,12 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
         seed: of the draws.
     """
     found: dict[str, list[Said]] = {}
-    of_seed: dict[tuple[str, int], list[Said]] = {}
+    of_seed: dict[tuple[str, int, int], list[Said]] = {}
     for run in runs:
         path = out / run.folder / "eval" / "test" / "predictions.csv"
-        of_seed.setdefault((run.variant, run.seed), []).append(read_predictions(path))
-    for (name, _), of_folds in of_seed.items():
-        if len(of_folds) == max(1, sweep.folds):  # a seed counts when all its folds are there
+        of_seed.setdefault((run.variant, run.seed, run.tested.repeat), []).append(read_predictions(path))
+    for (name, *_), of_folds in of_seed.items():
+        if len(of_folds) == max(1, sweep.folds):  # a seed, and a deal, counts when all its folds are there
             found.setdefault(name, []).append(pooled(of_folds))
     samples = {name: _samples(predicted, seed) for name, predicted in found.items()}
     people = {
@@ -106,6 +109,7 @@ def compare(sweep: Sweep, out: Path, runs: Sequence[Planned], *, seed: int = 0) 
                 if name in differences
                 else None,
                 p={metric: p[metric][name] for metric in scalars()} if name in differences else None,
+                mark=leaky.together(one.mark for one in found[name]),
             )
         )
     return rows

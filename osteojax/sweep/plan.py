@@ -7,6 +7,7 @@ A sweep file is Python: a docstring that says command, cost and what was found, 
     BASELINE = "stage3+"                          # the name that the others are compared with
     SEEDS = (0, 1, 2)                             # every variant is run with each
     FOLDS = 5                                     # and, where given, on each fold, whose predictions are pooled
+    REPEATS = 3                                   # of the folds' deals, each a repetition
     METRIC = "balanced_accuracy"                  # what the comparison's first table is about
 
     def variants():
@@ -62,6 +63,7 @@ class Common:
         text: its docstring.
         train, prep: config files; `prep` is None where nothing is prepared.
         folds: of the dataset; 0 where it has a test split of its own.
+        repeats: how many times they are dealt.
         metric: a registered scalar metric.
     """
 
@@ -70,6 +72,7 @@ class Common:
     train: str
     prep: str | None
     folds: int
+    repeats: int
     metric: str
 
 
@@ -95,15 +98,15 @@ class Planned:
     Attributes:
         variant: its name.
         seed: of the run.
-        fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
-        folder: relative to the sweep's: `runs/<variant>/seed<seed>`, and `/fold<fold>` in it.
+        tested: of the dataset's folds.
+        folder: relative to the sweep's: `runs/<variant>/seed<seed>`, and `/repeat<repeat>/fold<fold>` in it.
         config: of the training, the data's folder left open.
         prep: of the preparation; None where the dataset is given.
     """
 
     variant: str
     seed: int
-    fold: int
+    tested: folds.Tested
     folder: Path
     config: ml_collections.ConfigDict
     prep: ml_collections.ConfigDict | None
@@ -111,9 +114,7 @@ class Planned:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.variant}, seed {self.seed}" + (
-            f", fold {self.fold}" if self.fold != folds.NONE else ""
-        )
+        return ", ".join(filter(None, (self.variant, f"seed {self.seed}", str(self.tested))))
 
 
 def load_sweep(path: str) -> Sweep:
@@ -152,9 +153,10 @@ def common(values: Mapping[str, Any], file: Path) -> dict[str, Any]:
         "train": values["TRAIN"],
         "prep": values.get("PREP"),
         "folds": values.get("FOLDS", 0),
+        "repeats": values.get("REPEATS", 1),
         "metric": values.get("METRIC", "balanced_accuracy"),
     }
-    check_folds(found["folds"], f"{file}: FOLDS")
+    check_folds(found["folds"], found["repeats"], f"{file}: FOLDS", f"{file}: REPEATS")
     scalar(found["metric"])
     return found
 
@@ -183,10 +185,14 @@ def _check(sweep: Sweep, file: Path) -> None:
         raise UserError(f"{file}: a variant sets a key of the preparation; name its config with PREP")
 
 
-def check_folds(count: int, where: str) -> None:
-    """Raises UserError for a number of folds that is neither 0 nor enough."""
+def check_folds(count: int, repeats: int, where: str, where_repeats: str) -> None:
+    """Raises UserError for a number of folds that is neither 0 nor enough, or of repetitions without folds."""
     if not isinstance(count, int) or (count and count < folds.FEWEST):
         raise UserError(f"{where}={count!r} must be {folds.FEWEST} at least, or 0 for none")
+    if not isinstance(repeats, int) or repeats < 1 or (repeats > 1 and not count):
+        raise UserError(
+            f"{where_repeats}={repeats!r} must be 1 at least, and is of folds: say how many with {where}"
+        )
 
 
 def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = None) -> list[Planned]:
@@ -212,15 +218,13 @@ def plan(sweep: Sweep, overrides: Sequence[str] = (), *, prepared: str | None = 
                 f"sweep {sweep.name}: variant {variant.name!r} needs a preparation of its own; give --source, "
                 "not --data_dir"
             )
-        for seed, fold in itertools.product(sweep.seeds, folds.tested(sweep.folds)):
-            chosen = {**variant.train, "seed": seed}
-            folder = Path("runs") / variant.name / f"seed{seed}"
-            if fold != folds.NONE:
-                chosen, folder = {**chosen, "fold": fold}, folder / folds.fold_name(fold)
+        for seed, tested in itertools.product(sweep.seeds, folds.tested(sweep.folds, sweep.repeats)):
+            chosen = {**variant.train, "seed": seed, **tested.keys}
+            folder = Path("runs") / variant.name / f"seed{seed}" / tested.folder
             config = _with(configs.load(sweep.train, overrides), chosen)
             if prepared is not None:
                 config.data.dir = prepared
-            runs.append(Planned(variant.name, seed, fold, folder, config, prep))
+            runs.append(Planned(variant.name, seed, tested, folder, config, prep))
     return runs
 
 
@@ -228,6 +232,7 @@ def preparation(found: Common, values: Mapping[str, Any] | None = None) -> ml_co
     """The preparation config of a file that names one, dealt into its folds; `values` are of dotted keys."""
     assert found.prep is not None
     dealt = {"split.folds": found.folds} if found.folds else {}
+    dealt |= {"split.repeats": found.repeats} if found.repeats > 1 else {}
     return _with(configs.load(found.prep), {**(values or {}), **dealt})
 
 

@@ -2,7 +2,9 @@
 
 Each trial is what a person would type: `osteojax train`, in a folder of its own. Its objective is the best value of the
 metric on validation, which also chooses its checkpoint. The test split is read once, by the trial that is chosen in the
-end. In cross-validation each fold that is tested has a search of its own, among runs that never see it (nested).
+end. In cross-validation each fold that is tested has a search of its own, among runs that never see it (nested). With
+`inner` each trial is several runs, whose folds validate in turn; the trial is as good as their mean. Of the trial that
+is chosen the first of them, which is what `osteojax train --config.fold=K` would give, is tested.
 
 The study lies in the search's folder (`study.log`, optuna's journal). Started again, a search goes on; a trial that was
 killed goes on from its last checkpoint.
@@ -25,12 +27,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from osteojax import config as configs
-from osteojax import folds
+from osteojax import folds, leaky
 from osteojax.errors import UserError
 from osteojax.files import write_atomically, write_csv
 from osteojax.sweep.execute import MOST_RESTARTS, TRY_AGAIN, alone, caller, last_lines, prepare, write_config
 from osteojax.sweep.plan import preparation, preparation_folder
-from osteojax.sweep.space import Search, Value
+from osteojax.sweep.space import Search, Value, check_chooser
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +52,14 @@ class Chosen:
     """What a search chose for one test split.
 
     Attributes:
-        fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
+        tested: of the dataset's folds.
         number: of the trial.
         values: dotted key -> value.
-        validation: its best value of the metric.
+        validation: its best value of the metric; the mean over the folds that validated.
         folder: of the run, evaluated on the test split.
     """
 
-    fold: int
+    tested: folds.Tested
     number: int
     values: Mapping[str, Value]
     validation: float
@@ -95,6 +97,7 @@ def search(
     """
     if trials < 1:
         raise UserError(f"--trials={trials} must be 1 at least")
+    check_chooser(found, overrides)
     out.mkdir(parents=True, exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
     with alone(out / "lock.search") as is_alone:
@@ -103,20 +106,22 @@ def search(
         call = caller(out / "search.log", cores, osteojax)
         data = prepared or _prepared(found, out, source, call)
         chosen = []
-        for fold in folds.tested(found.folds):
-            study = open_study(found, out, fold, seed)
-            run = _Runs(found, out, study, fold, data, seed, overrides, cores, osteojax)
+        for tested in folds.tested(found.folds, found.repeats):
+            study = open_study(found, out, tested, seed)
+            run = _Runs(found, out, study, tested, data, seed, overrides, cores, osteojax)
             run.until(trials)
             chosen.append(run.choose())
     write_trials(found, out, chosen)
     return chosen
 
 
-def open_study(found: Search, out: Path, fold: int, seed: int) -> optuna.Study:
-    """The study of a fold, new or as it was left."""
+def open_study(found: Search, out: Path, tested: folds.Tested, seed: int) -> optuna.Study:
+    """The study of what is tested, new or as it was left."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(out / "study.log")))
-    name = found.name if fold == folds.NONE else f"{found.name}-{folds.fold_name(fold)}"
+    name = "-".join((found.name, *tested.folder.parts))
+    if found.inner > 1:  # other values of other runs: no trial of the one is one of the other
+        name += f"-inner{found.inner}"
     return optuna.create_study(
         storage=storage,
         study_name=name,
@@ -140,14 +145,14 @@ class _Runs:
         found: Search,
         out: Path,
         study: optuna.Study,
-        fold: int,
+        tested: folds.Tested,
         data: str,
         seed: int,
         overrides: Sequence[str],
         cores: Sequence[int],
         osteojax: Sequence[str],
     ) -> None:
-        self._found, self._out, self._study, self._fold = found, out, study, fold
+        self._found, self._out, self._study, self._tested = found, out, study, tested
         self._data, self._seed, self._overrides = data, seed, overrides
         self._cores, self._osteojax = cores, osteojax
 
@@ -182,25 +187,49 @@ class _Runs:
             if call(["evaluate", f"--workdir={folder}"]):
                 raise UserError(f"the chosen run cannot be evaluated:\n{last_lines(folder / 'run.log')}")
         assert best.value is not None
-        return Chosen(self._fold, best.number, best.params, best.value, folder)
+        return Chosen(self._tested, best.number, best.params, best.value, folder)
 
-    def _folder(self, values: Mapping[str, Value]) -> Path:
+    def _folder(self, values: Mapping[str, Value], validates: int = folds.NONE) -> Path:
         """By what it is: a trial that is tried again finds its checkpoints."""
-        return self._out / "trials" / configs.digest(self._config(values))[:16]
+        return self._out / "trials" / configs.digest(self._config(values, validates))[:16]
 
-    def _config(self, values: Mapping[str, Value]) -> ml_collections.ConfigDict:
-        config = self._found.config(values, self._fold, self._seed, self._overrides)
+    def _config(self, values: Mapping[str, Value], validates: int = folds.NONE) -> ml_collections.ConfigDict:
+        tested = self._tested._replace(validates=validates)
+        config = self._found.config(values, tested, self._seed, self._overrides)
         config.data.dir = self._data
         return config
+
+    def _validating(self) -> list[int]:
+        """The folds that validate in turn; the first is the one that validates by default, and is called so."""
+        count = self._found.folds
+        in_turn = folds.validating(self._tested.fold, count, self._found.inner) if count else [folds.NONE]
+        return [folds.NONE, *in_turn[1:]]
 
     def _run(self, trial: optuna.Trial) -> str:
         """Trains a trial and tells the study; the last lines of its log where it failed."""
         values = {key: one.suggest(trial, key) for key, one in self._found.space.items()}
-        folder, config = self._folder(values), self._config(values)
-        folder.mkdir(parents=True, exist_ok=True)
-        trial.set_user_attr("folder", str(folder.relative_to(self._out)))
+        trial.set_user_attr("folder", str(self._folder(values).relative_to(self._out)))
         told = ", ".join(f"{key}={value}" for key, value in values.items())
         log.info("trial %d: %s", trial.number, told)
+        found = []
+        for validates in self._validating():
+            value, reason = self._validated(trial, values, validates)
+            if value is None:
+                return reason
+            found.append(value)
+        mean = sum(found) / len(found)
+        self._study.tell(trial, mean)
+        log.info("trial %d: %s %.4g", trial.number, self._found.metric, mean)
+        return ""
+
+    def _validated(
+        self, trial: optuna.Trial, values: Mapping[str, Value], validates: int
+    ) -> tuple[float | None, str]:
+        """The best validation of one run of a trial. None where the trial ends with it, which the study is then told;
+        and the last lines of its log where it failed. The first run alone can be found poor: the median is of its like.
+        """
+        folder, config = self._folder(values, validates), self._config(values, validates)
+        folder.mkdir(parents=True, exist_ok=True)
         file = write_config(folder / "config.py", config)
         key = f"{config.eval.split}/{self._found.metric}"
         reported, pruned = 0, False
@@ -209,14 +238,14 @@ class _Runs:
             """Tells the study what came since the last look; the best values up to each evaluation so far."""
             nonlocal reported
             seen = best_so_far(folder / "metrics.jsonl", key, self._found.direction)
-            for number in range(reported, len(seen)):
+            for number in range(reported, len(seen) if validates == folds.NONE else 0):
                 trial.report(seen[number], number)
             reported = len(seen)
             return seen
 
         def stop() -> bool:
             nonlocal pruned
-            pruned = bool(report()) and trial.should_prune()
+            pruned = bool(report()) and validates == folds.NONE and trial.should_prune()
             return pruned
 
         call = caller(folder / "run.log", self._cores, self._osteojax, stop)
@@ -229,15 +258,13 @@ class _Runs:
         if code == TRY_AGAIN and pruned:
             self._study.tell(trial, state=TrialState.PRUNED)
             log.info("trial %d: stopped at %.4g, poorer than the median", trial.number, seen[-1])
-        elif code or not seen:
+            return None, ""
+        if code or not seen:
             self._study.tell(trial, state=TrialState.FAIL)
             reason = last_lines(folder / "run.log")
             log.warning("trial %d failed; the search goes on. Its last lines:\n%s", trial.number, reason)
-            return reason or f"no {key} in {folder / 'metrics.jsonl'}"
-        else:
-            self._study.tell(trial, seen[-1])
-            log.info("trial %d: %s %.4g", trial.number, key, seen[-1])
-        return ""
+            return None, reason or f"no {key} in {folder / 'metrics.jsonl'}"
+        return seen[-1], ""
 
 
 def best_so_far(path: Path, key: str, direction: str) -> list[float]:
@@ -257,29 +284,50 @@ def best_so_far(path: Path, key: str, direction: str) -> list[float]:
 
 
 def write_trials(found: Search, out: Path, chosen: Sequence[Chosen]) -> None:
-    """`trials.csv` and `search.json` of a search."""
-    write_csv(out / "trials.csv", ["fold", *HEADER, *found.space, "folder"], rows(found, out))
+    """`trials.csv` and `search.json` of a search; with the mark where a leaky split had a part in it."""
+    mark = leaky.together(map(_mark, chosen))
+    marked = [] if mark is None else [mark["reason"]]
+    write_csv(
+        out / "trials.csv",
+        [*HEADER, *found.space, "folder", *[leaky.KEY] * len(marked)],
+        ([*row, *marked] for row in rows(found, out)),
+    )
     record: dict[str, Any] = {
         "search": found.name,
         "metric": found.metric,
-        "chosen": [{**dataclasses.asdict(one), "folder": str(one.folder.relative_to(out))} for one in chosen],
+        "inner": found.inner,
+        leaky.KEY: mark,
+        "chosen": [
+            {
+                **one.tested._asdict(),
+                "number": one.number,
+                "values": dict(one.values),
+                "validation": one.validation,
+                "folder": str(one.folder.relative_to(out)),
+            }
+            for one in chosen
+        ],
     }
     write_atomically(out / "search.json", json.dumps(record, indent=2) + "\n")
 
 
-HEADER = ("trial", "state", "validation")
+def _mark(one: Chosen) -> leaky.Mark | None:
+    return leaky.of(json.loads((one.folder / "eval" / "test" / "metrics.json").read_text()))
+
+
+HEADER = ("fold", "trial", "state", "validation")
 
 
 def rows(found: Search, out: Path) -> list[list[str]]:
     """The trials of all folds, as `trials.csv` has them."""
     table = []
-    for fold in folds.tested(found.folds):
-        for trial in open_study(found, out, fold, 0).get_trials():
+    for tested in folds.tested(found.folds, found.repeats):
+        for trial in open_study(found, out, tested, 0).get_trials():
             seen = trial.intermediate_values
             last = trial.value if trial.value is not None else seen[max(seen)] if seen else None
             table.append(
                 [
-                    "" if fold == folds.NONE else str(fold),
+                    str(tested).removeprefix("fold "),
                     str(trial.number),
                     _STATES[trial.state],
                     "" if last is None else f"{last:.4f}",

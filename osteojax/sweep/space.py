@@ -6,6 +6,8 @@ A search file is Python: a docstring that says command, cost and what was found,
     PREP = "configs/prep/prep.py"                 # the preparation; only where it prepares
     METRIC = "balanced_accuracy"                  # of validation: what is searched for
     FOLDS = 5                                     # where given: a search of its own for each fold that is tested
+    REPEATS = 3                                   # of the folds' deals
+    INNER = 4                                     # folds that validate each trial in turn; their mean is searched for
 
     def space():
         return {"optimizer.learning_rate": log_uniform(1e-5, 1e-2), "preset": choice("head", "stage4")}
@@ -19,6 +21,7 @@ import ml_collections
 
 from osteojax import config as configs
 from osteojax import folds
+from osteojax.data.dataset import NO_SPLIT
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.sweep.plan import PREP_PREFIX, Common, common
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     import optuna
 
 Value = str | int | float | bool
+# What a search must not choose: it could choose by the test.
+_DECIDES = ("fold", "repeat", "val_fold", "eval.split", "data.dir", "transfer.allow_overlap")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +89,11 @@ class Search(Common):
 
     Attributes:
         space: dotted key of the training config -> what it may be.
+        inner: how many of the folds that are not tested validate each trial in turn.
     """
 
     space: Mapping[str, Choice | Range]
+    inner: int = 1
 
     @property
     def direction(self) -> Direction:
@@ -94,13 +101,13 @@ class Search(Common):
         return scalar(self.metric).direction
 
     def config(
-        self, values: Mapping[str, Value], fold: int, seed: int, overrides: Sequence[str] = ()
+        self, values: Mapping[str, Value], tested: folds.Tested, seed: int, overrides: Sequence[str] = ()
     ) -> ml_collections.ConfigDict:
         """The training config of a trial, the data's folder left open.
 
         Args:
             values: dotted key -> value, of `space`.
-            fold: that is tested; `folds.NONE` where the dataset has a test split of its own.
+            tested: of the dataset's folds.
             seed: of the training.
             overrides: `--config.key=value` for every trial; the values come after them.
 
@@ -108,10 +115,19 @@ class Search(Common):
             UserError: no such key.
         """
         config = configs.load(self.train, overrides)
-        chosen = {**values, "best.metric": self.metric, "best.mode": "auto", "seed": seed, "fold": fold}
+        chosen = {**values, "best.metric": self.metric, "best.mode": "auto", "seed": seed, **tested.keys}
         for key, value in chosen.items():
             configs.set_value(config, key, value)
         return config
+
+    def any_config(self, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+        """The config of some point of the space: any tells whether its keys are there.
+
+        Raises:
+            UserError: they are not.
+        """
+        values = {key: _any(given) for key, given in self.space.items()}
+        return self.config(values, folds.Tested(), 0, overrides)
 
 
 def load_search(path: str) -> Search:
@@ -124,7 +140,8 @@ def load_search(path: str) -> Search:
     values, space = configs.run_file(
         file, lambda module: (vars(module), dict(module.space())), what="search", function="space"
     )
-    search = Search(**common(values, file), space=space)
+    search = Search(**common(values, file), space=space, inner=values.get("INNER", 1))
+    check_inner(search, f"{file}: INNER")
     for key, given in space.items():
         if not isinstance(given, Choice | Range):
             raise UserError(
@@ -135,11 +152,35 @@ def load_search(path: str) -> Search:
             raise UserError(
                 f"{file}: {key!r} is of the preparation, which a search leaves as it is; make it a sweep"
             )
+        if key in _DECIDES:
+            raise UserError(
+                f"{file}: {key!r} says what is learned from, validated and tested; a search that chose it could "
+                "choose by the test. Leave it out of space()"
+            )
     if not space:
         raise UserError(f"{file}: space() is empty: there is nothing to search")
-    # Any point of the space tells whether its keys are there.
-    search.config({key: _any(given) for key, given in space.items()}, folds.NONE, 0)
+    search.any_config()
     return search
+
+
+def check_inner(search: Search, where: str) -> None:
+    """Raises UserError for a number of folds to validate in turn that are not left beside the tested one."""
+    most = max(1, search.folds - 1)
+    if not isinstance(search.inner, int) or not 1 <= search.inner <= most:
+        raise UserError(
+            f"{where}={search.inner!r} with {search.folds} folds: so many of those that are not tested validate each "
+            f"trial in turn, 1 to {most}"
+        )
+
+
+def check_chooser(search: Search, overrides: Sequence[str]) -> None:
+    """Raises UserError where anything but validation would choose."""
+    split = search.any_config(overrides).eval.split
+    if split in ("test", "train", NO_SPLIT):
+        raise UserError(
+            f"eval.split={split!r}: a search is decided by validation, which is a split of its own; name it, as in "
+            "--config.eval.split=val"
+        )
 
 
 def _any(given: Choice | Range) -> Value:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from osteojax import leaky
 from osteojax import page as pages
 from osteojax.files import write_atomically, write_csv
 from osteojax.metrics.registry import METRICS, scalars
@@ -59,10 +60,11 @@ def metrics_shown(sweep: Sweep) -> list[str]:
 
 def write_comparison(out: Path, sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> None:
     """Writes comparison.csv, .md and .html into the sweep's folder."""
+    marked = mark_of(rows) is not None
     write_csv(
         out / "comparison.csv",
-        COLUMNS,
-        [_numbers(row, metric) for row in rows for metric in scalars()],
+        [*COLUMNS, *[leaky.KEY] * marked],
+        [_numbers(row, metric)[: len(COLUMNS) + marked] for row in rows for metric in scalars()],
     )
     write_atomically(out / "comparison.md", markdown(sweep, rows, outcomes))
     write_atomically(out / "comparison.html", page(sweep, rows, outcomes))
@@ -73,16 +75,27 @@ def _numbers(row: Row, metric: str) -> list[object]:
     return [
         row.name, metric, row.seeds, row.n, row.patients, value.value, value.low, value.high, row.spread[metric],
         difference and difference.value, difference and difference.low, difference and difference.high,
-        row.p and row.p[metric],
+        row.p and row.p[metric], row.mark and row.mark["reason"],
     ]  # fmt: skip
 
 
-def _notes(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
-    notes = [
+def mark_of(rows: Sequence[Row]) -> leaky.Mark | None:
+    """The mark of a comparison: one variant that leaks makes all of it leaky."""
+    return leaky.together(row.mark for row in rows)
+
+
+def _notes(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[str]:
+    mark = mark_of(rows)
+    notes = [] if mark is None else [f"{leaky.told(mark)}."]
+    notes += [
         "Mean over seeds with its 95 % interval over the patients of the test split; differences are to "
         f"{sweep.baseline}, paired on the same patients; p-values of {len(sweep.variants) - 1} comparisons "
         "corrected by Holm. An interval over patients says nothing of another hospital."
     ]
+    if sweep.repeats > 1:
+        notes.append(
+            f"Each seed counts {sweep.repeats} times: the folds were dealt so often, to the same patients."
+        )
     for outcome in outcomes:
         if outcome.state != "finished":
             notes.append(f"Not in the table: {outcome.run.name} ({outcome.state}).")
@@ -91,7 +104,7 @@ def _notes(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[str]:
 
 def markdown(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
     """The comparison as Markdown, a table for each metric shown."""
-    lines = [f"# Sweep {sweep.name}", ""]
+    lines = [f"# {leaky.title(f'Sweep {sweep.name}', mark_of(rows))}", ""]
     for metric in metrics_shown(sweep):
         lines += [f"## {metric.replace('_', ' ')}", "", "| " + " | ".join(HEADER) + " |"]
         lines += ["|" + "---|" * len(HEADER)]
@@ -99,7 +112,7 @@ def markdown(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> 
             "| " + " | ".join(cell.replace("|", "\\|") for cell in cells(row, metric)) + " |" for row in rows
         ]
         lines += [""]
-    return "\n".join([*lines, *_notes(sweep, outcomes)]) + "\n"
+    return "\n".join([*lines, *_notes(sweep, rows, outcomes)]) + "\n"
 
 
 def page(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
@@ -108,5 +121,5 @@ def page(sweep: Sweep, rows: Sequence[Row], outcomes: Sequence[Outcome]) -> str:
         pages.table(HEADER, [cells(row, metric) for row in rows], metric.replace("_", " "))
         for metric in metrics_shown(sweep)
     ]
-    body += [pages.paragraph(note) for note in _notes(sweep, outcomes)]
-    return pages.document(f"Sweep {sweep.name}", body)
+    body += [pages.paragraph(note) for note in _notes(sweep, rows, outcomes)]
+    return pages.document(f"Sweep {sweep.name}", body, mark=mark_of(rows))

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from osteojax.data.dataset import Split
+from osteojax.data.dataset import Examples
 from osteojax.errors import UserError
 from osteojax.train.experiment import LossSection
 from osteojax.train.losses.registry import LOSSES
 
 
-def class_counts(section: LossSection, class_names: Sequence[str], source: Split) -> tuple[int, ...]:
+def class_counts(section: LossSection, class_names: Sequence[str], source: Examples) -> tuple[int, ...]:
     """Examples of each class in the training split; all 1 where nothing of the loss asks for them.
 
     Raises:

@@ -157,6 +157,8 @@ class Experiment:
     loss: LossSection = dataclasses.field(default_factory=LossSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
     fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE
+    repeat: Annotated[int, NotNegative] = 0
+    val_fold: Annotated[int, Bound(low=folds.NONE)] = folds.NONE
     epochs: Annotated[float, Positive] = 30.0
     train: TrainSection = dataclasses.field(default_factory=TrainSection)
     eval: EvalSection = dataclasses.field(default_factory=EvalSection)
@@ -164,6 +166,11 @@ class Experiment:
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     mesh: MeshSection = dataclasses.field(default_factory=MeshSection)
     log_every: Annotated[int, AtLeastOne] = 10
+
+    @property
+    def tested(self) -> folds.Tested:
+        """What is tested and validated of a dataset of folds."""
+        return folds.Tested(self.fold, self.repeat, self.val_fold)
 
 
 def read_experiment(config: Mapping[str, Any]) -> Experiment:
@@ -215,14 +222,15 @@ def _check_without_labels(experiment: Experiment) -> None:
 
 
 def opened(config: Mapping[str, Any]) -> tuple[Experiment, PreparedDataset]:
-    """The experiment and its dataset, of its fold, checked against one another.
+    """The experiment and its dataset, of its fold, checked against one another; that its splits divide nobody, too.
 
     Raises:
         UserError: as `read_experiment` and `check`; or there is no such dataset or fold.
     """
     experiment = read_experiment(config)
-    dataset = PreparedDataset.open(experiment.data.dir).for_fold(experiment.fold)
+    dataset = PreparedDataset.open(experiment.data.dir).for_fold(*experiment.tested)
     check(experiment, dataset)
+    dataset.check_divides_nobody()
     return experiment, dataset
 
 
@@ -245,6 +253,11 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         raise UserError(
             f"pretrain makes the weights that this run starts from, and weights={experiment.weights!r} with "
             f"init={experiment.init!r} ask for others; leave weights empty and init at 'imagenet', or pretrain empty"
+        )
+    if split == "test":
+        raise UserError(
+            "eval.split='test': a checkpoint is chosen by validation, neither by what it learned from nor by what it "
+            f"is tested on; name the validation split, or --config.eval.split={NO_SPLIT} to train without"
         )
     if experiment.model.head == "simsiam":
         _check_without_labels(experiment)

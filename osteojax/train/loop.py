@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from osteojax import config as configs
+from osteojax import leaky
 from osteojax.data.balanced import Balanced
 from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
 from osteojax.data.dataset import NO_SPLIT, Examples
@@ -36,7 +37,7 @@ from osteojax.train.clock import Clock
 from osteojax.train.experiment import Experiment, opened, with_fingerprint
 from osteojax.train.feed import Feed
 from osteojax.train.recalibrate import recalibrated
-from osteojax.train.start import agree_on_start, check_continues, checkpoint_record, start
+from osteojax.train.start import agree_on_start, check_continues, checkpoint_record, mark_of, start
 from osteojax.train.step import Recipe, all_finite, compile_step
 from osteojax.train.window import Diverged, Window
 
@@ -113,7 +114,10 @@ def train(
         recipe, state, step, best = begun.recipe, begun.state, begun.step, begun.best
         if step:
             log.info("resuming at step %d of %d", step, total_steps)
-        append_run(workdir, run_record() | {"from_step": step, "origin": begun.origin})
+        mark = mark_of(dataset, begun.origin)
+        append_run(workdir, run_record() | {"from_step": step, "origin": begun.origin, leaky.KEY: mark})
+        if mark is not None:
+            log.warning("%s", leaky.told(mark))
         print_groups(recipe, state.params)
         if step >= total_steps or best.exhausted:
             log.info("the run is complete at step %d; best step: %s", step, best.best_step)
@@ -122,7 +126,7 @@ def train(
         architecture = begun.origin["architecture"]
         feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
         iterator = batches_of(feed, plan, experiment, total_steps, order, begun.iterator)
-        writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step)))
+        writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step, mark=mark)))
         progress = stack.enter_context(
             TrainingProgress("training", total_steps, step, active=jax.process_index() == 0)
         )

@@ -98,9 +98,7 @@ class PrefixCache:
             self._root.mkdir(parents=True, exist_ok=True)
         self._shared = seen_by_all(self._root)
 
-    def of(
-        self, dataset: PreparedDataset, splits: Sequence[str], *, augmented: str
-    ) -> dict[str, Activations]:
+    def of(self, dataset: PreparedDataset, splits: Sequence[str], *, augmented: str) -> dict[str, Examples]:
         """The activations of some splits, by name.
 
         Args:
@@ -128,9 +126,12 @@ class PrefixCache:
                 self._fill(part)
         with shared_errors():
             return {
-                split: Activations(
-                    [part.store for part in of_split],
-                    np.concatenate([part.source.labels() for part in of_split]),
+                split: dataset.select(
+                    split,
+                    Activations(
+                        [part.store for part in of_split],
+                        np.concatenate([part.source.labels() for part in of_split]),
+                    ),
                 )
                 for split, of_split in parts.items()
             }

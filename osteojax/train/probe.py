@@ -20,6 +20,7 @@ import ml_collections
 import numpy as np
 
 from osteojax import config as configs
+from osteojax import leaky
 from osteojax.data.batches import plan_for
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.devices.mesh import batch_sharding, make_mesh, state_sharding
@@ -38,7 +39,7 @@ from osteojax.train import logistic, parameter_groups
 from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment, opened, with_fingerprint
 from osteojax.train.prefix import PrefixCache
-from osteojax.train.start import checkpoint_record, start
+from osteojax.train.start import checkpoint_record, mark_of, start
 from osteojax.train.step import Recipe
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
                 f"best.metric={best.metric!r} is not defined on split {split!r} of {dataset.directory}; choose another"
             )
         chosen = best.best_step - 1
-        _say(lines, best, split, took, path)
+        _say(lines, best, split, took, path, mark_of(dataset, begun.origin))
 
         head = dict(zip(_HEAD, (path.kernel[chosen], path.bias[chosen]), strict=True))
         state = _with_head(recipe, begun.state, head, best.best_step, mesh)
@@ -127,9 +128,10 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
         write_config(workdir, configs.to_json(with_fingerprint(config, dataset)))
         if begun.learned is not None:
             write_learned(workdir, begun.learned)
-        append_run(workdir, run_record() | {"from_step": 0, "origin": origin})
-        _write_path(workdir, lines, how)
-        with contextlib.closing(MetricsWriter(workdir, resume_step=0)) as writer:
+        mark = mark_of(dataset, origin)
+        append_run(workdir, run_record() | {"from_step": 0, "origin": origin, leaky.KEY: mark})
+        _write_path(workdir, lines, how, mark)
+        with contextlib.closing(MetricsWriter(workdir, resume_step=0, mark=mark)) as writer:
             for line in lines:
                 writer.metrics(line["step"], {key: value for key, value in line.items() if key != "step"})
             writer.timing(len(lines), took)
@@ -145,7 +147,7 @@ def check_probe(experiment: Experiment) -> None:
         UserError: one sentence that names the key.
     """
     split, loss = experiment.eval.split, experiment.loss
-    if split in (NO_SPLIT, "train", "test"):
+    if split in (NO_SPLIT, "train"):
         raise UserError(
             f"eval.split={split!r}: a probe's strength is chosen by validation, neither by what it learned from nor by "
             "what it is tested on; name the validation split, as in --config.eval.split=val"
@@ -234,11 +236,16 @@ def _validation(line: Mapping[str, Any], split: str) -> dict[str, float]:
 
 
 def _say(
-    lines: list[dict[str, Any]], best: BestSoFar, split: str, took: Mapping[str, float], path: logistic.Path
+    lines: list[dict[str, Any]],
+    best: BestSoFar,
+    split: str,
+    took: Mapping[str, float],
+    path: logistic.Path,
+    mark: leaky.Mark | None,
 ) -> None:
     shown = list(dict.fromkeys(["cross_entropy", best.metric, "balanced_accuracy"]))
     print_table(
-        f"the path; * is chosen by {split}/{best.metric}",
+        leaky.title(f"the path; * is chosen by {split}/{best.metric}", mark),
         ("strength", "training loss", *(f"{split} {name}" for name in shown), "iterations"),
         [
             (
@@ -261,7 +268,11 @@ def _say(
     )
 
 
-def _write_path(workdir: Path, lines: list[dict[str, Any]], how: Mapping[str, Any]) -> None:
+def _write_path(
+    workdir: Path, lines: list[dict[str, Any]], how: Mapping[str, Any], mark: leaky.Mark | None
+) -> None:
+    if mark is not None:
+        how, lines = {**how, leaky.KEY: mark}, [{**line, leaky.KEY: mark["reason"]} for line in lines]
     write_csv(workdir / "path.csv", list(lines[0]), [list(line.values()) for line in lines])
-    plain = [{key: None if math.isnan(value) else value for key, value in line.items()} for line in lines]
+    plain = [{key: None if value != value else value for key, value in line.items()} for line in lines]
     write_atomically(workdir / "path.json", json.dumps({**how, "path": plain}, indent=1) + "\n")

@@ -70,5 +70,5 @@ def check_stages(config: ml_collections.ConfigDict) -> None:
             f"pretrain.model.name={before.model.name!r} and model.name={experiment.model.name!r}: the second stage "
             "goes on with the network of the first; give both one name"
         )
-    learned = learned_from(earlier, before.fold, before.eval.split)
+    learned = learned_from(earlier, before.tested, before.eval.split)
     check_overlap(learned, "pretrain", experiment, dataset)

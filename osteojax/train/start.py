@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from osteojax import config as configs
-from osteojax.data.dataset import PreparedDataset, Split
+from osteojax import leaky
+from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.agreement import any_process, from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
@@ -173,7 +174,7 @@ def _flat(experiment: Experiment, fingerprint: str) -> ml_collections.ConfigDict
 def start(
     experiment: Experiment,
     dataset: PreparedDataset,
-    source: Split,
+    source: Examples,
     mesh: jax.sharding.Mesh,
     workdir: Path,
     checkpoints: Checkpoints,
@@ -227,7 +228,7 @@ def start(
         state = adopt(state, recipe, step, mesh)
         return Start(recipe, state, step, record["pending"], ranked, record["iterator"], record["origin"])
 
-    given, learned = None, learned_from(dataset, experiment.fold, experiment.eval.split)
+    given, learned = None, learned_from(dataset, experiment.tested, experiment.eval.split)
     # A stage is told by its name: the folder of both may move.
     place, told = (
         (workdir / EARLIER, EARLIER) if experiment.pretrain else (experiment.weights, experiment.weights)
@@ -277,11 +278,17 @@ def checkpoint_record(
         "preprocessing": dataset.preprocessing,
         "input": transfer.input_of(origin["architecture"]),
         "dataset_fingerprint": dataset.fingerprint,
+        leaky.KEY: mark_of(dataset, origin),
         "origin": origin,
         "iterator": iterator,
         "best": best.as_record(),
         "pending": pending,
     }
+
+
+def mark_of(dataset: PreparedDataset, origin: dict[str, Any]) -> leaky.Mark | None:
+    """The mark of a run: of its dataset, or of what its weights learned from; `origin` as in `Start`."""
+    return leaky.together([dataset.mark, leaky.from_weights(origin)])
 
 
 def restore_state(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from osteojax import models, storage, weights
+from osteojax import leaky, models, storage, weights
 from osteojax.data import leaks
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -74,6 +74,7 @@ def weights_of(
         "step": source.step,
         "sha256": digest(arrays),
         "dataset_fingerprint": source.record["dataset_fingerprint"],
+        leaky.KEY: source.mark,
         "seed": source.config.seed,
         "learned": "without labels (SimSiam)" if kind == "simsiam" else ", ".join(source.class_names),
         "head": experiment.transfer.head,
@@ -158,7 +159,7 @@ def check_overlap(
     Raises:
         UserError: they share something, and that is not allowed.
     """
-    judged = judged_by(dataset, experiment.fold, experiment.eval.split)
+    judged = judged_by(dataset, experiment.tested, experiment.eval.split)
     if learned is None or judged is None:
         missing = place if learned is None else dataset.directory
         log.warning(

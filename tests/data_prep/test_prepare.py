@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -697,3 +698,41 @@ def test_a_phantoms_workers_end_with_their_parent(tmp_path):
     assert children
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_dates_of_headers_and_tables_decide_and_stand_nowhere(tmp_path):
+    """Later patients are tested; of the dates not a digit beyond the year is in any file."""
+    root = tmp_path / "source"
+    lines = ["file,label,patient_id,date"]
+    for i in range(30):
+        root.mkdir(exist_ok=True)
+        stored = np.random.default_rng(i).integers(0, 4096, (48, 40)).astype(np.uint16)
+        headers = {"AcquisitionDate": f"201{i % 3}0417"} if i % 2 else {"StudyDate": f"201{i % 3}0417"}
+        (root / f"{i}.dcm").write_bytes(dicom(stored, 12, PatientID=f"p{i}", **headers))
+        lines.append(f"{i}.dcm,{CLASSES[i // 3 % 3]},p{i},{f'201{i % 3}-05-23' if i < 15 else ''}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    prepare(root, out, settings(split__by="date", split__after="2011-12-31"))
+    rows = {row["file"]: row for row in read_csv(out / "manifest.csv")}
+    assert {file for file, row in rows.items() if row["split"] == "test"} == {
+        f"{i}.dcm" for i in range(2, 30, 3)
+    }
+    assert {row["date"] for row in rows.values()} == {"", "2010", "2011", "2012"}
+    for path in out.rglob("*"):
+        if path.is_file():
+            assert not re.search(rb"201[012]-?(0417|04-17|0523|05-23)", path.read_bytes()), path
+    report = (out / "report.html").read_text()
+    assert "split.by=date, split.after=2011-12-31" in report
+
+
+def test_a_fold_that_nobody_is_left_for_is_told(tmp_path):
+    root = tmp_path / "source"
+    lines = ["file,label,site"]
+    for i in range(18):
+        write_image(root / f"{i}.png", i)
+        lines.append(f"{i}.png,{CLASSES[i % 3]},s{i % 2}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="is empty: there are 2 groups for 3 splits"):
+        prepare(root, tmp_path / "out", settings(split__by="site", split__folds=3))
+    found = prepare(root, tmp_path / "out", settings(split__by="site", split__test_values=("s1",)))
+    assert found.images["test"] == 9

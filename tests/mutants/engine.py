@@ -457,15 +457,15 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "folds: what validates is learned from",
         "osteojax/folds.py",
-        "if other not in (fold, validating)",
+        "if other not in (fold, chosen)",
         "if other != fold",
         ("tests/osteojax/data/test_folds.py",),
     ),
     Mutant(
         "folds: evaluated on another fold",
         "osteojax/run/open.py",
-        'self.config.get("fold", folds.NONE)',
-        'max(folds.NONE, self.config.get("fold", folds.NONE) - 1)',
+        "return folds.Tested.of(self.config)",
+        'return folds.Tested(max(folds.NONE, self.config.get("fold", folds.NONE) - 1))',
         ("tests/osteojax/data/test_folds.py",),
     ),
     Mutant(
@@ -674,7 +674,7 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "consensus: folds pass for runs with the same validation images",
         "osteojax/run/consensus.py",
-        "if run.fold != first.fold:",
+        "if run.tested != first.tested:",
         "if False:",
         ("tests/osteojax/run/test_consensus.py",),
     ),
@@ -709,7 +709,7 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "evaluate: an ensemble of folds is tested on what it learned from",
         "osteojax/evaluate/evaluate.py",
-        "if len({run.fold for run in own}) > 1:",
+        "if len({run.tested[:2] for run in own}) > 1:",
         "if False:",
         ("tests/osteojax/evaluate/test_evaluate.py",),
     ),

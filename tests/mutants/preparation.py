@@ -173,7 +173,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "given splits not counted in",
         "data_prep/split.py",
-        "        missing[names.index(name)] -= counts[group]",
+        "        missing[names.index(name)] -= wants[group]",
         "        missing[names.index(name)] -= 0",
         ("tests/data_prep/test_split.py::test_given_splits_are_respected_and_the_rest_fills_up",),
     ),
@@ -186,9 +186,9 @@ PREPARATION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "given leaks looked for after copies were dropped",
-        "data_prep/prepare.py",
-        "            [i.record.split for i in images],\n",
-        "            [None for i in images],\n",
+        "data_prep/deal.py",
+        "check_given_splits(names, given, [image",
+        "check_given_splits(names, [None for _ in given], [image",
         ("tests/data_prep/test_prepare.py::test_a_copy_given_to_another_split_stops_the_run",),
     ),
     Mutant(
@@ -293,16 +293,16 @@ PREPARATION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the fingerprint without the prepared pixels",
-        "data_prep/manifest.py",
-        "(row.sha256, row.pixels, row.label,",
-        "(row.sha256, row.label,",
+        "osteojax/fingerprint.py",
+        '("sha256", "pixels", "label",',
+        '("sha256", "label",',
         ("tests/data_prep/test_manifest.py",),
     ),
     Mutant(
         "the fingerprint without the order of classes",
-        "data_prep/manifest.py",
-        "json.dumps([images, spec, list(class_names)]",
-        "json.dumps([images, spec, sorted(class_names)]",
+        "osteojax/fingerprint.py",
+        "json.dumps([identities, spec, list(class_names)]",
+        "json.dumps([identities, spec, sorted(class_names)]",
         ("tests/data_prep/test_manifest.py",),
     ),
     Mutant(
@@ -462,7 +462,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "train/CLASS read without its split",
         "data_prep/source.py",
-        "return classes[second], _SPLIT_NAMES[first]",
+        "return classes[second], SPLIT_NAMES[first]",
         "return classes[second], None",
         ("tests/data_prep/test_source.py::test_folders_of_splits_are_given_splits_either_way_round",),
     ),

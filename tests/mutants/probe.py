@@ -66,9 +66,9 @@ PROBE: tuple[Mutant, ...] = (
     ),
     Mutant(
         "probe: the test split may choose",
-        "osteojax/train/probe.py",
-        '(NO_SPLIT, "train", "test")',
-        '(NO_SPLIT, "train")',
+        "osteojax/train/experiment.py",
+        'if split == "test":',
+        'if split == "":',
         (_REFUSED,),
     ),
     Mutant(

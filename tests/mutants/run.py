@@ -22,10 +22,11 @@ from tests.mutants.preparation import PREPARATION
 from tests.mutants.probe import PROBE
 from tests.mutants.recipes import RECIPES
 from tests.mutants.search import SEARCH
+from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *PROBE, *RECIPES, *SEARCH, *TRANSFER)
+MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *PROBE, *RECIPES, *SEARCH, *SPLITS, *TRANSFER)
 # pytest's exit status when tests ran and some failed; 2 to 5 would mean that nothing was proved.
 TESTS_FAILED = 1
 # A mutant that loops for ever is noticed too: by whoever waits for the tests.

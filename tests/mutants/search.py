@@ -30,7 +30,7 @@ SEARCH: tuple[Mutant, ...] = (
     Mutant(
         "search: poor trials run to their end",
         _SEARCH,
-        "pruned = bool(report()) and trial.should_prune()",
+        "pruned = bool(report()) and validates == folds.NONE and trial.should_prune()",
         "report()",
         _TESTS,
     ),
@@ -51,14 +51,14 @@ SEARCH: tuple[Mutant, ...] = (
     Mutant(
         "search: all folds are searched on the first",
         _SEARCH,
-        "config = self._found.config(values, self._fold, self._seed, self._overrides)",
-        "config = self._found.config(values, min(self._fold, 0), self._seed, self._overrides)",
+        "tested = self._tested._replace(validates=validates)",
+        "tested = self._tested._replace(fold=min(self._tested.fold, 0), validates=validates)",
         _TESTS,
     ),
     Mutant(
         "search: folds share one study",
         _SEARCH,
-        'name = found.name if fold == folds.NONE else f"{found.name}-{folds.fold_name(fold)}"',
+        'name = "-".join((found.name, *tested.folder.parts))',
         "name = found.name",
         _TESTS,
     ),

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.export.formats.registry import FORMATS
 from osteojax.export.network import closed_forward
@@ -33,7 +34,8 @@ def write_onnx(run: Run, folder: Path) -> None:
         ) from error
     forward = closed_forward(run, "float32")
     shape = tuple(run.record["image_shape"])
-    content = _convert(jax2onnx, forward, shape, run.record["origin"]["architecture"])
+    said = leaky.told(run.mark) if run.mark else ""
+    content = _convert(jax2onnx, forward, shape, run.record["origin"]["architecture"], said)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).random((3, *shape), np.float32)
     (found,) = session.run(["logits"], {"image": image})
@@ -47,7 +49,7 @@ def write_onnx(run: Run, folder: Path) -> None:
     (folder / FILE).write_bytes(content)
 
 
-def _convert(jax2onnx: Any, forward: Any, shape: tuple[int, ...], architecture: str) -> bytes:
+def _convert(jax2onnx: Any, forward: Any, shape: tuple[int, ...], architecture: str, said: str) -> bytes:
     try:
         with portable_formulations():
             model = jax2onnx.to_onnx(
@@ -57,6 +59,7 @@ def _convert(jax2onnx: Any, forward: Any, shape: tuple[int, ...], architecture: 
                 input_names=["image"],
                 output_names=["logits"],
             )
+        model.doc_string = said
         return model.SerializeToString()
     except Exception as error:  # a converter fails in every way there is
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import orbax.checkpoint as ocp
 
+from osteojax import leaky
 from osteojax.export.formats.registry import FORMATS
 from osteojax.export.network import arrays, nested
 from osteojax.files import write_atomically
@@ -31,4 +32,5 @@ def write_orbax(run: Run, folder: Path) -> None:
     tree = {kind: nested(flat) for kind, flat in arrays(run).items()}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((folder / "orbax" / "arrays").resolve(), tree)
-    write_atomically(folder / "orbax" / "README.md", README)
+    said = f"{README}\n**{leaky.told(run.mark)}.**\n" if run.mark else README
+    write_atomically(folder / "orbax" / "README.md", said)

@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors.numpy import save
 
+from osteojax import leaky
 from osteojax.export.formats.registry import FORMATS
 from osteojax.export.network import arrays
 from osteojax.files import write_atomically
@@ -45,4 +46,5 @@ def _config(run: Run) -> dict[str, Any]:
         "checkpoint_step": run.step,
         "config_hash": run.record["config_hash"],
         "dataset_fingerprint": run.record["dataset_fingerprint"],
+        leaky.KEY: run.mark,
     }

@@ -79,3 +79,17 @@ def test_the_command(repeated, capsys):
     assert run(["pool", *map(str, runs), f"--out={folder}/pooled.json"]) == 0
     assert "60 images, 30 patients, 2 repetitions of 3, 3 folds" in capsys.readouterr().out
     assert json.loads((folder / "pooled.json").read_text())["repetitions"] == 2
+
+
+def test_deals_of_one_dataset_are_repetitions(repeated):
+    """Two deals of one dataset: folds of unequal deals are never put together, nor taken for seeds."""
+    _, runs, _, _ = repeated
+    for number, place in enumerate(runs):
+        path = place / "eval" / "test" / "metrics.json"
+        path.write_text(json.dumps({"dataset_fingerprint": "one"}))
+        (place / "config.json").write_text(json.dumps({"seed": 0, "fold": number % 3, "repeat": number // 3}))
+    both = pool_runs(runs)
+    assert (both["repetitions"], both["folds"], both["n"]) == (2, [3, 3], 60)
+    assert [(one["repeat"], one["fold"]) for one in both["runs"]] == [
+        (r, f) for r in (0, 1) for f in range(3)
+    ]

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from ml_collections import ConfigDict
 from scipy.special import softmax
 
+from osteojax import folds
 from osteojax.calibration.novelty import Novelty
 from osteojax.calibration.temperature import fit_temperature
 from osteojax.run.consensus import apart, calibrate, combined
@@ -87,7 +88,7 @@ def test_one_network_and_one_view_keep_what_was_fitted():
 def opened(name, fingerprint="a", fold=-1, split="val"):
     config = ConfigDict({"eval": {"split": split}})
     record = {"dataset_fingerprint": fingerprint}
-    return types.SimpleNamespace(workdir=name, record=record, config=config, fold=fold)
+    return types.SimpleNamespace(workdir=name, record=record, config=config, tested=folds.Tested(fold))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_a_metric_that_is_better_small_is_searched_downwards(tmp_path):
     assert search.best_so_far(path, "val/x", "min") == [3.0, 1.0, 1.0]
     assert search.best_so_far(tmp_path / "none", "val/x", "min") == []
     found = loaded(tmp_path, METRIC="cross_entropy")
-    assert search.open_study(found, tmp_path, folds.NONE, 0).direction.name == "MINIMIZE"
+    assert search.open_study(found, tmp_path, folds.Tested(), 0).direction.name == "MINIMIZE"
 
 
 def test_poor_trials_are_stopped(tmp_path, fake, monkeypatch):
@@ -154,7 +155,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_been(tmp_path, fake, monkeypa
 def test_each_fold_that_is_tested_has_a_search_that_never_sees_it(tmp_path, fake):
     out = tmp_path / "out"
     chosen = search.search(loaded(tmp_path, FOLDS=3), out, 2, prepared="DATA", osteojax=fake)
-    assert [one.fold for one in chosen] == [0, 1, 2]
+    assert [one.tested.fold for one in chosen] == [0, 1, 2]
     rows = trials(out)
     assert [row["fold"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
     for row in rows:
@@ -199,10 +200,10 @@ def test_a_search_file_that_does_not_fit_is_one_sentence(tmp_path, text, names, 
 
 def test_whole_numbers_and_choices_keep_their_types(tmp_path):
     found = loaded(tmp_path, '{"data.batch_size": uniform(4, 8), "preset": choice("head", "all")}')
-    study = search.open_study(found, tmp_path, folds.NONE, 0)
+    study = search.open_study(found, tmp_path, folds.Tested(), 0)
     values = {key: one.suggest(study.ask(), key) for key, one in found.space.items()}
     assert type(values["data.batch_size"]) is int and 4 <= values["data.batch_size"] <= 8
-    config = found.config(values, 2, 7)
+    config = found.config(values, folds.Tested(2), 7)
     assert (config.fold, config.seed, config.best.metric) == (2, 7, "balanced_accuracy")
     read_experiment(config)
 
@@ -220,6 +221,8 @@ def test_every_shipped_search_loads(name):
         (["--trials=2", "--only", "1"], "--only is of sweeps"),
         (["--trials=2", "--processes=2"], "one trial at a time"),
         (["--trials=2", "--folds=3"], "has 0 folds"),
+        (["--trials=2", "--folds=3", "--inner=3"], "--inner=3 with 3 folds"),
+        (["--trials=2", "--repeats=2"], "--repeats=2 must be 1 at least, and is of folds"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_sentence(tmp_path, prepared, capsys, flags, message):
@@ -227,6 +230,68 @@ def test_flags_that_do_not_fit_are_one_sentence(tmp_path, prepared, capsys, flag
     command = ["sweep", f"--sweep={file}", f"--out={tmp_path / 'out'}", f"--data_dir={prepared}", *flags]
     assert run(command) == 2
     assert message in capsys.readouterr().err
+
+
+def test_inner_folds_validate_each_trial_in_turn_and_the_tested_one_never(tmp_path, fake):
+    out = tmp_path / "out"
+    found = loaded(tmp_path, FOLDS=3, INNER=2, REPEATS=2)
+    chosen = search.search(found, out, 1, prepared="DATA", osteojax=fake)
+    every = [(repeat, fold) for repeat in range(2) for fold in range(3)]
+    assert [(one.tested.repeat, one.tested.fold) for one in chosen] == every
+    told = []
+    for path in out.glob("trials/*/config.py"):
+        config = runpy.run_path(str(path))["get_config"]()
+        told.append((config.repeat, config.fold, config.val_fold))
+        assert config.fold != config.val_fold
+    # Each trial is two runs: one that the next fold validates, and one that the other does.
+    expected = [(repeat, fold, val) for repeat, fold in every for val in (-1, (fold + 2) % 3)]
+    assert sorted(told) == sorted(expected)
+    # What is tested is the run that the next fold validates.
+    for one in chosen:
+        config = runpy.run_path(str(one.folder / "config.py"))["get_config"]()
+        assert (config.repeat, config.fold, config.val_fold) == (one.tested.repeat, one.tested.fold, -1)
+    evaluated = {path.parents[2] for path in out.glob("trials/*/eval/test/metrics.json")}
+    assert evaluated == {one.folder for one in chosen}
+    record = json.loads((out / "search.json").read_text())
+    assert record["inner"] == 2 and record["leaky"] is None and len(record["chosen"]) == 6
+
+
+def test_a_trial_is_the_mean_of_the_folds_that_validate(tmp_path, fake, monkeypatch):
+    of_run = iter([0.5, 0.7, 0.9, 0.8, 0.1, 0.6] * 4)
+    monkeypatch.setattr(search._Runs, "_validated", lambda *_: (next(of_run), ""))
+    monkeypatch.setattr(search._Runs, "choose", lambda self: self._study.best_trial)
+    monkeypatch.setattr(search, "write_trials", lambda *_: None)
+    best = search.search(
+        loaded(tmp_path, FOLDS=4, INNER=3), tmp_path / "out", 2, prepared="DATA", osteojax=fake
+    )
+    assert [(trial.number, trial.value) for trial in best] == [(0, pytest.approx(0.7))] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "message"),
+    [
+        ('{"fold": choice(0, 1)}', {}, "could choose by the test"),
+        ('{"val_fold": choice(0, 1)}', {}, "could choose by the test"),
+        ('{"eval.split": choice("val", "test")}', {}, "could choose by the test"),
+        ('{"data.dir": choice("a", "b")}', {}, "could choose by the test"),
+        ('{"preset": choice("head", "all")}', {"FOLDS": 4, "INNER": 4}, "INNER=4 with 4 folds.* 1 to 3"),
+        ('{"preset": choice("head", "all")}', {"INNER": 2}, "INNER=2 with 0 folds"),
+        ('{"preset": choice("head", "all")}', {"REPEATS": 2}, "is of folds"),
+    ],
+)
+def test_nothing_that_is_tested_may_choose(tmp_path, text, names, message):
+    with pytest.raises(UserError, match=message):
+        loaded(tmp_path, text, **names)
+
+
+def test_a_search_by_the_test_split_is_refused_before_anything_runs(tmp_path, fake):
+    for split in ("test", "train", "none"):
+        flags = [f"--config.eval.split={split}"]
+        with pytest.raises(UserError, match="a search is decided by validation"):
+            search.search(
+                loaded(tmp_path), tmp_path / "out", 1, prepared="DATA", overrides=flags, osteojax=fake
+            )
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

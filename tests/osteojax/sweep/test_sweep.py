@@ -71,10 +71,10 @@ def test_every_variant_is_run_with_every_seed(sweep_file, prepared):
 def test_folds_are_a_dimension_and_deal_the_preparation(sweep_file):
     sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP="configs/prep/prep.py", FOLDS=3))
     runs = plan.plan(sweep)
-    assert [(r.seed, r.fold) for r in runs[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert [(r.seed, r.tested.fold) for r in runs[:6]] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     assert len(runs) == 12 and len({r.folder for r in runs}) == 12
     assert runs[5].folder == Path("runs/base/seed1/fold2") and runs[5].name == "base, seed 1, fold 2"
-    assert all(r.config.fold == r.fold and r.prep.split.folds == 3 for r in runs)
+    assert all(r.config.fold == r.tested.fold and r.prep.split.folds == 3 for r in runs)
     for prep in ("prep_50_15_35", "prep_80_20", "prep_demo"):
         sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS, PREP=f"configs/prep/{prep}.py", FOLDS=3))
         assert {r.prep.split.folds for r in plan.plan(sweep)} == {3}
@@ -261,6 +261,37 @@ def predicted(rng, skill, patients=40, images=2):
     return said(logits, labels, np.repeat([f"p{i}" for i in range(patients)], images))
 
 
+def test_deals_are_repetitions_of_a_seed(sweep_file, tmp_path):
+    sweep = plan.load_sweep(
+        write_sweep(sweep_file, VARIANTS[:1], PREP="configs/prep/prep.py", FOLDS=3, REPEATS=2)
+    )
+    runs = plan.plan(sweep)
+    assert len(runs) == 12 and {(r.config.repeat, r.config.fold) for r in runs} == {
+        (r, k) for r in (0, 1) for k in range(3)
+    }
+    assert (
+        runs[4].folder == Path("runs/base/seed0/repeat1/fold1")
+        and runs[4].name == "base, seed 0, repeat 1, fold 1"
+    )
+    assert {r.prep.split.repeats for r in runs} == {2}
+    rng = np.random.default_rng(0)
+    for one in runs:
+        folder = tmp_path / one.folder / "eval" / "test"
+        folder.mkdir(parents=True)
+        lines = ["id,patient_id,label,p_healthy,p_osteopenia,p_osteoporosis"]
+        for n in range(one.tested.fold, 30, 3):
+            p = rng.dirichlet((1, 1, 1))
+            lines.append(
+                f"i{n},p{n},{('healthy', 'osteopenia', 'osteoporosis')[n % 5 % 3]},{p[0]},{p[1]},{p[2]}"
+            )
+        (folder / "predictions.csv").write_text("\n".join(lines) + "\n")
+    (row,) = compare.compare(sweep, tmp_path, runs)
+    assert (row.seeds, row.n, row.patients) == (4, 30, 30)
+    (row,) = compare.compare(sweep, tmp_path, runs[:-1])
+    assert row.seeds == 3
+    assert "Each seed counts 2 times" in tables.markdown(sweep, [row], [])
+
+
 def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, tmp_path):
     """Against scikit-learn on all of them at once; a seed of which a fold is missing does not count yet."""
     sweep = plan.load_sweep(write_sweep(sweep_file, VARIANTS[:1], PREP="configs/prep/prep.py", FOLDS=3))
@@ -271,9 +302,9 @@ def test_the_predictions_of_all_folds_are_scored_as_one_test_split(sweep_file, t
         folder = tmp_path / one.folder / "eval" / "test"
         folder.mkdir(parents=True)
         mine = []
-        for n in range(10 + one.fold):
+        for n in range(10 + one.tested.fold):
             p, label = rng.dirichlet((1, 1, 1)), names[n % 3]
-            mine.append([f"{one.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
+            mine.append([f"{one.tested.fold}-{n}", label, *(f"{x:.6f}" for x in p)])
         header = ["id", "patient_id", "label", *(f"p_{n}" for n in names)]
         text = "\n".join([",".join(header), *(",".join([row[0], *row]) for row in mine)])
         (folder / "predictions.csv").write_text(text + "\n")
@@ -421,7 +452,15 @@ def test_a_sweep_from_command_to_tables(real, sweep_file, prepared, tmp_path, ca
 
 
 def test_names_are_text_on_the_page():
-    said = {"name": "x<script>", "text": "", "train": "", "prep": None, "folds": 0, "metric": "accuracy"}
+    said = {
+        "name": "x<script>",
+        "text": "",
+        "train": "",
+        "prep": None,
+        "folds": 0,
+        "repeats": 1,
+        "metric": "accuracy",
+    }
     sweep = plan.Sweep(**said, baseline="base", seeds=(0,), variants=(plan.Variant("base", {}, {}),))
     assert "<script>" not in tables.page(sweep, [], [])
 
