@@ -94,7 +94,6 @@ def audit_records(
         shortcuts: whether to score the trivial cues.
         seed: of the folds and the bootstrap.
     """
-    contents = _same_content(records)
     thumbnails = np.zeros((len(records), THUMBNAIL, THUMBNAIL), np.uint8)
 
     def images() -> Iterator[NDArray[np.floating]]:
@@ -105,9 +104,28 @@ def audit_records(
 
     pairs: list[NearDuplicate] = []
     if near_duplicates:
-        pairs = _near_duplicates(records, contents, images())
+        pairs = _near_duplicates(records, images())
     elif shortcuts:
         collections.deque(images(), maxlen=0)  # for the thumbnails alone
+    return conclude(records, pairs, thumbnails if shortcuts else None, seed=seed)
+
+
+def conclude(
+    records: Sequence[AuditRecord],
+    pairs: Sequence[NearDuplicate],
+    thumbnails: NDArray[np.uint8] | None,
+    *,
+    seed: int = 0,
+) -> Audit:
+    """What follows from the pairs that were found.
+
+    Args:
+        records: the images.
+        pairs: of near duplicates, by the records' numbers.
+        thumbnails: uint8 (n, THUMBNAIL, THUMBNAIL) to score the trivial cues on; None not to.
+        seed: of the folds and the bootstrap.
+    """
+    contents = same_content(records)
     copies: list[list[tuple[str, object]]] = [[("content", r.sha256)] for r in records]
     for number, pair in enumerate(pairs):
         for index in (pair.part, pair.whole):
@@ -127,7 +145,7 @@ def audit_records(
         near_duplicates=tuple(pairs),
         conflicts=tuple(filter(contradict, contents)),
         near_conflicts=tuple(filter(contradict, pictures)),
-        shortcuts=tuple(score_shortcuts(records, groups, thumbnails, seed)) if shortcuts else (),
+        shortcuts=() if thumbnails is None else tuple(score_shortcuts(records, groups, thumbnails, seed)),
     )
 
 
@@ -138,7 +156,8 @@ def _members(components: Sequence[Hashable]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in members.values()]
 
 
-def _same_content(records: Sequence[AuditRecord]) -> list[tuple[int, ...]]:
+def same_content(records: Sequence[AuditRecord]) -> list[tuple[int, ...]]:
+    """The records by identical pixels, in the order of the first of each."""
     return _members([r.sha256 for r in records])
 
 
@@ -150,16 +169,31 @@ def _group_names(records: Sequence[AuditRecord], components: Sequence[int]) -> t
 
 
 def _near_duplicates(
-    records: Sequence[AuditRecord],
-    contents: Sequence[tuple[int, ...]],
-    images: Iterable[NDArray[np.floating]],
+    records: Sequence[AuditRecord], images: Iterable[NDArray[np.floating]]
 ) -> list[NearDuplicate]:
     """Near duplicates among one representative of each content; pairs of one patient are joined already."""
-    first = [group[0] for group in contents]
-    chosen, patients = set(first), [{records[i].patient_id for i in group} for group in contents]
+    contents = same_content(records)
+    first = {group[0] for group in contents}
     pairs = find_near_duplicates(
-        (image for index, image in enumerate(images) if index in chosen),
-        len(first),
-        same=lambda a, b: not patients[a].isdisjoint(patients[b]),
+        (image for index, image in enumerate(images) if index in first),
+        len(contents),
+        same=of_one_patient(records, contents),
     )
-    return [dataclasses.replace(p, part=first[p.part], whole=first[p.whole]) for p in pairs]
+    return by_record(pairs, contents)
+
+
+def of_one_patient(
+    records: Sequence[AuditRecord], contents: Sequence[tuple[int, ...]]
+) -> Callable[[int, int], bool]:
+    """Whether two contents, by number, are of one patient."""
+    patients = [{records[i].patient_id for i in group} for group in contents]
+    return lambda a, b: not patients[a].isdisjoint(patients[b])
+
+
+def by_record(
+    pairs: Iterable[NearDuplicate], contents: Sequence[tuple[int, ...]]
+) -> list[NearDuplicate]:
+    """Pairs of contents as pairs of the first record of each."""
+    return [
+        dataclasses.replace(p, part=contents[p.part][0], whole=contents[p.whole][0]) for p in pairs
+    ]
