@@ -15,23 +15,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.audit.audit import Audit, audit_records
-from data_prep.audit.record import AuditRecord
-from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
-from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
-from data_prep.manifest import Row, fingerprint, write_json, write_manifest, write_quarantine
-from data_prep.patients import assign_patients
+from data_prep.image_task import load_image
+from data_prep.manifest import Row, write_json, write_manifest, write_quarantine
 from data_prep.phantom import write_phantom
-from data_prep.policies import check_quarantine, resolve_duplicates
-from data_prep.prepared import PreparedImage, denoising_summary, hidden_name, make_rows
+from data_prep.plan import group_names
+from data_prep.prepared import make_rows
 from data_prep.preprocess import PreprocessSpec
 from data_prep.report import write_report
+from data_prep.runner import Job, Runner, audit_locally, gather_locally, run_locally, worker_count
 from data_prep.settings import PrepareSettings, read_settings
-from data_prep.shards import Example, write_shards
-from data_prep.source import Record, Rejected, Source, in_order, read_source
-from data_prep.split import assign_splits, check_given_splits
-from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, split_warnings
+from data_prep.source import Rejected, Source, in_order, read_source
+from data_prep.warnings import audit_warnings, source_warnings
 from data_prep.workdir import (
     Workdir,
     check_destination,
@@ -39,10 +34,8 @@ from data_prep.workdir import (
     holds_dataset,
     open_workdir,
 )
-from data_prep.workers import WorkerDied, available_cores, run_tasks
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
-from osteojax.progress import progress
 
 log = logging.getLogger(__name__)
 PHANTOM = "phantom"
@@ -69,87 +62,56 @@ class PrepareResult:
     denoising: Mapping[str, float] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Gathered:
-    """A source after its tasks: where its files are, what became of them (sorted by file), what to know."""
-
-    root: Path
-    images: list[PreparedImage]
-    rejected: list[Rejected]
-    warnings: tuple[str, ...]
-
-
-def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
+def prepare(source: str | Path, out: Path, config: ConfigDict, run: Runner = run_locally) -> PrepareResult:
     """Prepares a data set; see `configs/prep/prep.py` for the config's fields.
 
     Args:
         source: a folder of class folders, a `labels.csv` or its folder, or "phantom".
         out: folder to create. It opens with `tfds.builder_from_directory(out)`.
         config: as `configs/prep/prep.py` documents it.
+        run: who does the work; the data set is the same to the bit.
 
     Raises:
         UserError: for anything in the source, the config or the destination that the user can mend.
     """
     settings, out = read_settings(config), Path(out)
-    spec = settings.spec
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_dataset(out), overwrite=settings.overwrite)
     with open_workdir(out) as workdir:
-        gathered = _gather(source, spec, workdir, settings)
-        images = gathered.images
-        audit = _audit_images(images, workdir.cache, settings)
-        groups = _groups(images, audit)
-        # Before copies are dropped: one given to test and one to train is a leak, not a duplicate.
-        check_given_splits(
-            [groups[i.record.file] for i in images],
-            [i.record.split for i in images],
-            [i.record.file for i in images],
-        )
-        kept, dropped = resolve_duplicates(images, settings.conflicts, settings.duplicates)
-        rejected = sorted([*gathered.rejected, *dropped], key=lambda r: (r.file, r.reason))
-        rows = make_rows(kept, groups, _splits(kept, groups, settings))
-        warnings = [
-            *gathered.warnings,
-            *source_warnings(images, settings),
-            *audit_warnings(audit),
-            *split_warnings(rows, settings),
-            *noise_warnings(rows, settings),
-        ]
-        for text in warnings:
+        job = _job(source, settings.spec, workdir, settings)
+        plan = run(job)
+        for text in plan.warnings:
             log.warning("%s", text)
-
-        digest = fingerprint(rows, spec.to_json(), settings.class_names)
-        _write_dataset(workdir, rows, kept, spec, digest, settings)
-        quality = denoising_summary(kept)
-        _write_tables(workdir.result, rows, rejected, {**audit.to_dict(), "warnings": warnings})
+        _write_tables(workdir.result, plan.rows, plan.rejected, plan.audit)
+        quality = plan.denoising
         if quality:
             write_json(workdir.result / "denoising.json", quality)
-        keys = {image.record.file: image.prepared.key for image in kept}
+        keys = dict(zip((row.file for row in plan.rows), plan.keys, strict=True))
         write_report(
             workdir.result / "report.html",
-            rows=rows,
-            rejected=rejected,
+            rows=plan.rows,
+            rejected=plan.rejected,
             class_names=list(settings.class_names),
-            spec=spec,
-            fingerprint=digest,
-            audit=audit.to_dict(),
-            warnings=warnings,
+            spec=job.spec,
+            fingerprint=plan.fingerprint,
+            audit=plan.audit,
+            warnings=plan.warnings,
             denoising=quality["mean"] if quality else None,
-            load_image=lambda row: load_image(workdir.cache, keys[row.file]),
+            load_image=lambda row: load_image(plan.cache, keys[row.file]),
         )
         if str(source) == PHANTOM:
-            gathered.root.rename(workdir.result / PHANTOM)
+            job.listed.root.rename(workdir.result / PHANTOM)
         workdir.publish()
-    counts = Counter(row.split for row in rows)
+    counts = Counter(row.split for row in plan.rows)
     images_by_split = {name: counts[name] for name in in_order(counts)}
     shown = ", ".join(f"{name} {count}" for name, count in images_by_split.items())
-    log.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(rejected))
+    log.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(plan.rejected))
     return PrepareResult(
         out=out,
         images=images_by_split,
-        quarantined=len(rejected),
-        fingerprint=digest,
-        warnings=tuple(warnings),
+        quarantined=len(plan.rejected),
+        fingerprint=plan.fingerprint,
+        warnings=tuple(plan.warnings),
         denoising=quality["mean"] if quality else None,
     )
 
@@ -168,10 +130,11 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         check_destination(_folder(source), out, ours=holds_audit(out), overwrite=settings.overwrite)
     with open_workdir(out) as workdir:
         workdir.result.mkdir()
-        gathered = _gather(source, spec, workdir, settings)
+        job = _job(source, spec, workdir, settings)
+        gathered = gather_locally(job)
         images = gathered.images
-        audit = _audit_images(images, workdir.cache, settings)
-        rows = make_rows(images, _groups(images, audit), [""] * len(images))
+        audit = audit_locally(job, gathered)
+        rows = make_rows(images, group_names(images, audit), [""] * len(images))
         warnings = [*gathered.warnings, *source_warnings(images, settings), *audit_warnings(audit)]
         found = {**audit.to_dict(), "warnings": warnings}
         _write_tables(workdir.result, rows, gathered.rejected, found)
@@ -193,9 +156,7 @@ def _folder(source: str | Path) -> Path | None:
     return None if str(source) == PHANTOM else Path(source)
 
 
-def _gather(
-    source: str | Path, spec: PreprocessSpec, workdir: Workdir, settings: PrepareSettings
-) -> _Gathered:
+def _job(source: str | Path, spec: PreprocessSpec, workdir: Workdir, settings: PrepareSettings) -> Job:
     listed, clean = _read(source, workdir, settings)
     given = next((record for record in listed.records if record.split), None)
     if settings.split.folds and given:
@@ -203,10 +164,7 @@ def _gather(
             f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
             f"{given.split}; take its splits away, or leave split.folds at 0"
         )
-    images, rejected = _process(listed, clean, spec, workdir, settings)
-    total = len(listed.records) + len(listed.rejected)
-    check_quarantine(rejected, total, workdir.folder, settings.quarantine.max_fraction)
-    return _Gathered(listed.root, images, rejected, listed.warnings)
+    return Job(listed, clean, spec, settings, workdir)
 
 
 def _read(
@@ -228,100 +186,8 @@ def _phantom(folder: Path, settings: PrepareSettings) -> Path:
     root = folder / f"phantom-{digest}"
     if not root.exists():
         log.info("generating the phantom")
-        write_phantom(root, settings.phantom_config(workers=max(1, _workers(settings))))
+        write_phantom(root, settings.phantom_config(workers=max(1, worker_count(settings))))
     return root
-
-
-def _workers(settings: PrepareSettings) -> int:
-    return available_cores() if settings.workers < 0 else settings.workers
-
-
-def _process(
-    listed: Source,
-    clean: Mapping[str, Path],
-    spec: PreprocessSpec,
-    workdir: Workdir,
-    settings: PrepareSettings,
-) -> tuple[list[PreparedImage], list[Rejected]]:
-    """Runs the task of every record; the result does not depend on the number of workers."""
-    limits = Limits(**vars(settings.limits))
-    tasks = [
-        ImageTask(listed.root / r.file, clean.get(r.file), spec, limits, workdir.cache, workdir.secret)
-        for r in listed.records
-    ]
-    records, rejected = list(listed.records), list(listed.rejected)
-    if settings.privacy.file_names == "hash":
-        records = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in records]
-        rejected = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in rejected]
-    results: list[Prepared | Failed | None] = [None] * len(tasks)
-    failures, total = len(rejected), len(tasks) + len(rejected)
-    workers = 0 if spec.denoise.in_parent else min(_workers(settings), len(tasks))
-    with progress("preparing images", len(tasks)) as advance:
-        for index, result in run_tasks(prepare_image, tasks, workers):
-            if isinstance(result, WorkerDied):
-                result = Failed("the worker process died on it (crash or out of memory)")
-            results[index] = result
-            failures += isinstance(result, Failed)
-            advance()
-            if failures > settings.quarantine.max_fraction * total:
-                break
-    done: list[tuple[Record, Prepared]] = []
-    for record, outcome in sorted(zip(records, results, strict=True), key=lambda pair: pair[0].file):
-        if isinstance(outcome, Prepared):
-            done.append((record, outcome))
-        elif isinstance(outcome, Failed):
-            rejected.append(Rejected(record.file, outcome.reason))
-    patients = assign_patients(
-        [record.file for record, _ in done],
-        [record.patient_id for record, _ in done],
-        [outcome.patient for _, outcome in done],
-    )
-    images = [PreparedImage(record, outcome, patients[record.file]) for record, outcome in done]
-    return images, sorted(rejected, key=lambda r: (r.file, r.reason))
-
-
-def _audit_images(images: Sequence[PreparedImage], cache: Path, settings: PrepareSettings) -> Audit:
-    """Copies, contradictions and shortcuts; near duplicates are sought on the prepared images."""
-    log.info("auditing %d images", len(images))
-    records = [
-        AuditRecord(
-            file=image.record.file,
-            label=image.record.label,
-            patient_id=image.patient_id,
-            sha256=image.prepared.sha256,
-            n_bytes=image.prepared.n_bytes,
-            width=image.prepared.width,
-            height=image.prepared.height,
-            bits=image.prepared.bits,
-            sigma=image.prepared.sigma,
-            metadata={**image.prepared.metadata, **image.record.metadata},
-        )
-        for image in images
-    ]
-    return audit_records(
-        records,
-        lambda index: load_image(cache, images[index].prepared.key)[..., 0],
-        near_duplicates=settings.audit.near_duplicates,
-        shortcuts=settings.audit.shortcuts,
-        seed=settings.seed,
-    )
-
-
-def _groups(images: Sequence[PreparedImage], found: Audit) -> dict[str, str]:
-    """File -> group, named after its first patient: shared patients, identical pixels and near copies join."""
-    return {image.record.file: name for image, name in zip(images, found.groups, strict=True)}
-
-
-def _splits(kept: Sequence[PreparedImage], groups: Mapping[str, str], settings: PrepareSettings) -> list[str]:
-    files = [image.record.file for image in kept]
-    return assign_splits(
-        [image.record.label for image in kept],
-        [groups[file] for file in files],
-        settings.fractions,
-        seed=settings.seed,
-        given=[image.record.split for image in kept],
-        files=files,
-    )
 
 
 def _write_tables(
@@ -330,34 +196,3 @@ def _write_tables(
     write_manifest(folder / "manifest.csv", rows)
     write_quarantine(folder / "quarantine.csv", rejected)
     write_json(folder / "audit.json", audit)
-
-
-def _write_dataset(
-    workdir: Workdir,
-    rows: Sequence[Row],
-    kept: Sequence[PreparedImage],
-    spec: PreprocessSpec,
-    digest: str,
-    settings: PrepareSettings,
-) -> None:
-    keys = {row.id: image.prepared.key for row, image in zip(rows, kept, strict=True)}
-    splits: dict[str, list[Example]] = {}
-    for name in in_order(row.split for row in rows):
-        splits[name] = [
-            Example(row.id, row.file, row.label, row.patient_id, row.group, row.metadata)
-            for row in rows
-            if row.split == name
-        ]
-    write_shards(
-        workdir.result,
-        splits,
-        lambda example: load_image(workdir.cache, keys[example.id]),
-        image_size=spec.image_size,
-        class_names=list(settings.class_names),
-        description={
-            "preprocessing": spec.to_dict(),
-            "class_names": list(settings.class_names),
-            "fingerprint": digest,
-            "split": {**settings.fractions, "seed": settings.seed},
-        },
-    )

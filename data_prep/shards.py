@@ -7,13 +7,12 @@ import itertools
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.writer import ExampleWriter, ShardWriter
@@ -179,7 +178,7 @@ def write_shard(
     features = layout.features()
     serializer = ExampleSerializer(features.get_serialized_info())
     writer = ShardWriter(features, serializer, _OrderedWriter(tfds.core.FileFormat.ARRAY_RECORD))
-    writer.write(((e.id, layout.record(e, load_image(e))) for e in shard.examples), epath.Path(path))
+    writer.write(((e.id, layout.record(e, load_image(e))) for e in shard.examples), tfds.core.Path(path))
 
 
 class Radiographs(FileReaderBuilder):
@@ -300,9 +299,7 @@ def assemble(
         description: JSON-serialisable; becomes the data set's `info.metadata`.
     """
     scratch = out.parent / (out.name + ".tfds")
-    builder = Radiographs(
-        shards=shards, layout=layout, put=put, description=description, data_dir=scratch
-    )
+    builder = Radiographs(shards=shards, layout=layout, put=put, description=description, data_dir=scratch)
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

@@ -190,10 +190,6 @@ def of_one_patient(
     return lambda a, b: not patients[a].isdisjoint(patients[b])
 
 
-def by_record(
-    pairs: Iterable[NearDuplicate], contents: Sequence[tuple[int, ...]]
-) -> list[NearDuplicate]:
+def by_record(pairs: Iterable[NearDuplicate], contents: Sequence[tuple[int, ...]]) -> list[NearDuplicate]:
     """Pairs of contents as pairs of the first record of each."""
-    return [
-        dataclasses.replace(p, part=contents[p.part][0], whole=contents[p.whole][0]) for p in pairs
-    ]
+    return [dataclasses.replace(p, part=contents[p.part][0], whole=contents[p.whole][0]) for p in pairs]
