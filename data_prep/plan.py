@@ -16,7 +16,7 @@ from data_prep.patients import assign_patients
 from data_prep.policies import resolve_duplicates
 from data_prep.prepared import PreparedImage, denoising_summary, hidden_name, make_rows
 from data_prep.settings import PrepareSettings
-from data_prep.shards import Example
+from data_prep.shards import Example, Layout
 from data_prep.source import Record, Rejected, Source, in_order
 from data_prep.split import assign_splits, check_given_splits
 from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, split_warnings
@@ -97,10 +97,15 @@ class Plan:
             for name in in_order(row.split for row in self.rows)
         }
 
-    def keys_of(self, examples: Sequence[Example]) -> dict[str, str]:
-        """Id -> key of the image in the cache, of these examples."""
-        wanted = {example.id for example in examples}
-        return {row.id: key for row, key in zip(self.rows, self.keys, strict=True) if row.id in wanted}
+    @property
+    def image_keys(self) -> dict[str, str]:
+        """Id -> key of the image in the cache."""
+        return dict(zip((row.id for row in self.rows), self.keys, strict=True))
+
+    def layout(self, settings: PrepareSettings) -> Layout:
+        """What the records of its shards consist of."""
+        examples = [example for split in self.splits.values() for example in split]
+        return Layout.of(examples, settings.image_size, settings.class_names)
 
 
 def gather(

@@ -12,7 +12,7 @@ from data_prep.plan import Failure, Gathered, Outcome, Plan, gather, make_plan
 from data_prep.policies import check_quarantine
 from data_prep.preprocess import PreprocessSpec
 from data_prep.settings import PrepareSettings
-from data_prep.shards import write_shards
+from data_prep.shards import Shard, assemble, make_shards, write_shard
 from data_prep.source import Source
 from data_prep.workdir import Workdir
 from data_prep.workers import available_cores, run_tasks
@@ -44,20 +44,22 @@ class Job:
         """Files of the source, usable or not."""
         return len(self.listed.records) + len(self.listed.rejected)
 
-    def tasks(self, cache: Path | str) -> list[ImageTask]:
-        """One a record, whose images go to `cache`."""
-        limits = self.settings.limits.of_decoding
-        return [
-            ImageTask(
-                self.listed.root / r.file,
-                self.clean.get(r.file),
-                self.spec,
-                limits,
-                cache,
-                self.workdir.secret,
-            )
-            for r in self.listed.records
-        ]
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the audit needs more of an image than its record."""
+        return self.settings.audit.near_duplicates or self.settings.audit.shortcuts
+
+    def task(self, index: int, cache: Path | str) -> ImageTask:
+        """That of one record, whose image goes to `cache`."""
+        file = self.listed.records[index].file
+        return ImageTask(
+            self.listed.root / file,
+            self.clean.get(file),
+            self.spec,
+            self.settings.limits.of_decoding,
+            cache,
+            self.workdir.secret,
+        )
 
     def check(self, gathered: Gathered) -> None:
         """Raises UserError where too many files cannot be used; see `check_quarantine`."""
@@ -82,16 +84,12 @@ def run_locally(job: Job) -> Plan:
     """Prepares with the cores of this machine."""
     gathered = gather_locally(job)
     plan = make_plan(gathered, audit_locally(job, gathered), job.settings, job.workdir.cache)
-    examples = plan.splits
-    keys = plan.keys_of([example for split in examples.values() for example in split])
-    write_shards(
-        job.workdir.result,
-        examples,
-        lambda example: load_image(job.workdir.cache, keys[example.id]),
-        image_size=job.spec.image_size,
-        class_names=job.settings.class_names,
-        description=job.description(plan),
-    )
+    keys, layout = plan.image_keys, plan.layout(job.settings)
+
+    def write(shard: Shard, path: Path) -> None:
+        write_shard(path, shard, layout, lambda example: load_image(plan.cache, keys[example.id]))
+
+    assemble(job.workdir.result, make_shards(plan.splits), layout, write, job.description(plan))
     return plan
 
 
@@ -101,7 +99,8 @@ def gather_locally(job: Job) -> Gathered:
     Raises:
         UserError: too many files cannot be used.
     """
-    settings, tasks = job.settings, job.tasks(job.workdir.cache)
+    settings = job.settings
+    tasks = [job.task(index, job.workdir.cache) for index in range(len(job.listed.records))]
     outcomes: list[Outcome | None] = [None] * len(tasks)
     failures = len(job.listed.rejected)
     workers = 0 if job.spec.denoise.in_parent else min(worker_count(settings), len(tasks))

@@ -1,0 +1,132 @@
+"""The stages of the pipeline, as plain functions of elements and of what is shared; Beam is not known here."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.audit.audit import by_record, conclude, of_one_patient, same_content
+from data_prep.audit.keypoint_index import Candidate
+from data_prep.audit.near_duplicates import NearDuplicate, choose, compare, describe, find_candidates
+from data_prep.beam.shared import Shared
+from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
+from data_prep.plan import Gathered, Outcome, gather, make_plan
+from data_prep.policies import too_many
+from data_prep.shards import Layout, Shard, make_shards, write_shard
+from data_prep.workers import Guard, WorkerDied
+from osteojax.place import open_place
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A candidate, the keys of its two images, and what became of it."""
+
+    candidate: Candidate
+    query: str
+    known: str
+    found: NearDuplicate | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """A shard with all that writing it takes; `keys` tells its examples' images by id."""
+
+    shard: Shard
+    layout: Layout
+    keys: dict[str, str]
+
+
+def prepare_file(shared: Shared, guard: Guard, index: int) -> Outcome:
+    """What becomes of one file, in a process of its own: none can stop the worker.
+
+    One that dies is tried once more; it may have been killed from outside.
+    """
+    job = shared.job
+    task, seconds = job.task(index, shared.cache), job.settings.limits.seconds
+    described = shared if job.looks_at_images else None
+    outcome = guard.run(_prepare_and_describe, (task, described), seconds)
+    if isinstance(outcome, WorkerDied):
+        outcome = guard.run(_prepare_and_describe, (task, described), seconds)
+    return outcome
+
+
+def _prepare_and_describe(work: tuple[ImageTask, Shared | None]) -> Prepared | Failed:
+    task, shared = work
+    outcome = prepare_image(task)
+    if isinstance(outcome, Prepared) and shared is not None:
+        shared.put_description(outcome.key, *describe(load_image(task.cache, outcome.key)[..., 0]))
+    return outcome
+
+
+def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[Pair | None]:
+    """Gathers all outcomes, in the order of their files, and looks for images that share keypoints.
+
+    Yields None first, so that what follows is run where there is no pair; nothing where too many files are unusable.
+    """
+    job = shared.job
+    gathered = _gather_once(shared, outcomes)
+    if too_many(gathered.rejected, job.total, job.settings.quarantine.max_fraction):
+        return
+    yield None
+    if job.settings.audit.near_duplicates:
+        keys = _representatives(gathered)
+        for found in find_candidates(map(shared.keypoints, keys), len(keys)):
+            yield Pair(found, keys[found.query], keys[found.known])
+
+
+def _gather_once(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Gathered:
+    """What the first attempt gathered: a stage that is run again must not disagree with those that have gone on."""
+    if (gathered := shared.get("gathered")) is None:
+        in_order = [outcome for _, outcome in sorted(outcomes, key=lambda item: item[0])]
+        gathered = gather(shared.job.listed, in_order, shared.job.settings, shared.job.workdir.secret)
+        shared.put("gathered", gathered)
+    return gathered
+
+
+def _representatives(gathered: Gathered) -> list[str]:
+    """Key of the first image of each content."""
+    return [gathered.images[c[0]].prepared.key for c in same_content(gathered.audit_records)]
+
+
+def look(shared: Shared, pair: Pair | None) -> Pair | None:
+    """Compares the fine detail of a candidate's images."""
+    if pair is None:
+        return None
+    query, known = shared.thumbnail(pair.query), shared.thumbnail(pair.known)
+    return dataclasses.replace(pair, found=compare(pair.candidate, query, known))
+
+
+def plan(shared: Shared, looked_at: Iterable[Pair | None]) -> Iterator[ShardTask]:
+    """Groups, splits and everything else that the whole decides; leaves the plan and gives its shards."""
+    job, gathered = shared.job, shared.get("gathered")
+    records = gathered.audit_records
+    contents = same_content(records)
+    found = {(p.candidate.query, p.candidate.known): p for p in looked_at if p is not None}
+    pairs = choose(
+        [pair.candidate for pair in found.values()],
+        len(contents),
+        lambda some: [found[c.query, c.known].found for c in some],
+        same=of_one_patient(records, contents),
+    )
+    thumbnails = None
+    if job.settings.audit.shortcuts:
+        thumbnails = np.stack([shared.thumbnail(image.prepared.key) for image in gathered.images])
+    audit = conclude(records, by_record(pairs, contents), thumbnails, seed=job.settings.seed)
+    made = make_plan(gathered, audit, job.settings, shared.cache)
+    shared.put("plan", made)
+    keys, layout = made.image_keys, made.layout(job.settings)
+    for shard in make_shards(made.splits):
+        yield ShardTask(shard, layout, {e.id: keys[e.id] for e in shard.examples})
+
+
+def write(shared: Shared, task: ShardTask) -> str:
+    """Writes a shard on the worker's own disk, since ArrayRecord writes nowhere else, and hands it over whole."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / task.shard.name
+        write_shard(
+            path, task.shard, task.layout, lambda example: load_image(shared.cache, task.keys[example.id])
+        )
+        open_place(shared.run).write(task.shard.name, path.read_bytes())
+    return task.shard.name
