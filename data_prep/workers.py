@@ -50,7 +50,7 @@ class Guard:
                 # Spawned, not forked: forking a process in which JAX, numba or BLAS threads run can deadlock.
                 spawn = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(1, spawn, initializer=start_worker)
-                self._pid = self._pool.submit(os.getpid).result()
+                self._pid = self._pool.submit(_ready, function).result()
             future = self._pool.submit(function, task)
             try:
                 return future.result(seconds)
@@ -71,6 +71,12 @@ class Guard:
                 if process.pid == self._pid:
                     process.kill()
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ready(function: Callable[[Any], Any]) -> int:
+    """Number of this process, which has imported by now what the function needs."""
+    del function
+    return os.getpid()
 
 
 def run_tasks(

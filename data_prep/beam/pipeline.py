@@ -60,7 +60,9 @@ def beam_runner(words: Sequence[str], work: str | None) -> Runner:
             job.check(gathered)
         plan = shared.get("plan")
         if plan is None:
-            raise UserError("the Beam runner ended without a plan; see its own log, and start the same command again")
+            raise UserError(
+                "the Beam runner ended without a plan; see its own log, and start the same command again"
+            )
         _collect(job, shared, plan)
         return plan
 
@@ -170,7 +172,10 @@ def _collect(job: Job, shared: Shared, plan: Plan) -> None:
 
 def _summary(error: Exception) -> str:
     """The last line of what a runner says, which holds the cause."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [
+        line for line in str(error).splitlines() if line.strip() and not line.startswith("[while running")
+    ]
+    lines = lines or [type(error).__name__]
     return (
         f"the Beam runner failed ({lines[-1].strip()[:300]}); finished images are kept: mend it and start the same "
         "command again"

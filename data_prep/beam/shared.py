@@ -7,15 +7,10 @@ which is run again finds or writes the same, and a run that is started again goe
 import contextlib
 import dataclasses
 import functools
-import io
 import pickle
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_prep.audit.keypoints import Keypoints
 from data_prep.runner import Job
 from osteojax.errors import UserError
 from osteojax.place import open_place
@@ -48,27 +43,6 @@ class Shared:
     def job(self) -> Job:
         """What is to be prepared; read once a process."""
         return _job(self)
-
-    def put_description(self, key: str, keypoints: Keypoints, thumbnail: NDArray[np.uint8]) -> None:
-        """Leaves what the audit needs of an image: about 70 KiB."""
-        stream = io.BytesIO()
-        np.savez(stream, points=keypoints.points, sift=keypoints.sift, thumbnail=thumbnail)
-        open_place(self.cache).write(f"{key}.described.npz", stream.getvalue())
-
-    def keypoints(self, key: str) -> Keypoints:
-        """Those of a described image."""
-        return Keypoints(self._described(key, "points"), self._described(key, "sift"))
-
-    def thumbnail(self, key: str) -> NDArray[np.uint8]:
-        """That of a described image."""
-        return self._described(key, "thumbnail")
-
-    def _described(self, key: str, name: str) -> NDArray:
-        content = open_place(self.cache).read(f"{key}.described.npz")
-        if content is None:
-            raise FileNotFoundError(f"{self.cache} has no description of {key}")
-        with np.load(io.BytesIO(content), allow_pickle=False) as entry:
-            return entry[name]
 
     @contextlib.contextmanager
     def telling(self) -> Iterator[None]:

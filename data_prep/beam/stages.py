@@ -9,9 +9,10 @@ import numpy as np
 
 from data_prep.audit.audit import by_record, conclude, of_one_patient, same_content
 from data_prep.audit.keypoint_index import Candidate
-from data_prep.audit.near_duplicates import NearDuplicate, choose, compare, describe, find_candidates
+from data_prep.audit.near_duplicates import NearDuplicate, choose, compare, find_candidates
+from data_prep.beam.described import prepare_and_describe, read_keypoints, read_thumbnail
 from data_prep.beam.shared import Shared
-from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
+from data_prep.image_task import load_image, prepare_image
 from data_prep.plan import Gathered, Outcome, gather, make_plan
 from data_prep.policies import too_many
 from data_prep.shards import Layout, Shard, make_shards, write_shard
@@ -45,19 +46,9 @@ def prepare_file(shared: Shared, guard: Guard, index: int) -> Outcome:
     """
     job = shared.job
     task, seconds = job.task(index, shared.cache), job.settings.limits.seconds
-    described = shared if job.looks_at_images else None
-    outcome = guard.run(_prepare_and_describe, (task, described), seconds)
-    if isinstance(outcome, WorkerDied):
-        outcome = guard.run(_prepare_and_describe, (task, described), seconds)
-    return outcome
-
-
-def _prepare_and_describe(work: tuple[ImageTask, Shared | None]) -> Prepared | Failed:
-    task, shared = work
-    outcome = prepare_image(task)
-    if isinstance(outcome, Prepared) and shared is not None:
-        shared.put_description(outcome.key, *describe(load_image(task.cache, outcome.key)[..., 0]))
-    return outcome
+    work = prepare_and_describe if job.looks_at_images else prepare_image
+    outcome = guard.run(work, task, seconds)
+    return guard.run(work, task, seconds) if isinstance(outcome, WorkerDied) else outcome
 
 
 def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[Pair | None]:
@@ -72,7 +63,7 @@ def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[
     yield None
     if job.settings.audit.near_duplicates:
         keys = _representatives(gathered)
-        for found in find_candidates(map(shared.keypoints, keys), len(keys)):
+        for found in find_candidates((read_keypoints(shared.cache, key) for key in keys), len(keys)):
             yield Pair(found, keys[found.query], keys[found.known])
 
 
@@ -94,7 +85,7 @@ def look(shared: Shared, pair: Pair | None) -> Pair | None:
     """Compares the fine detail of a candidate's images."""
     if pair is None:
         return None
-    query, known = shared.thumbnail(pair.query), shared.thumbnail(pair.known)
+    query, known = (read_thumbnail(shared.cache, key) for key in (pair.query, pair.known))
     return dataclasses.replace(pair, found=compare(pair.candidate, query, known))
 
 
@@ -112,7 +103,7 @@ def plan(shared: Shared, looked_at: Iterable[Pair | None]) -> Iterator[ShardTask
     )
     thumbnails = None
     if job.settings.audit.shortcuts:
-        thumbnails = np.stack([shared.thumbnail(image.prepared.key) for image in gathered.images])
+        thumbnails = np.stack([read_thumbnail(shared.cache, i.prepared.key) for i in gathered.images])
     audit = conclude(records, by_record(pairs, contents), thumbnails, seed=job.settings.seed)
     made = make_plan(gathered, audit, job.settings, shared.cache)
     shared.put("plan", made)

@@ -63,9 +63,7 @@ def run(argv: Sequence[str]) -> int:
     overrides = [word for word in rest if word.startswith(taken)]
     unknown = [word for word in rest if word not in overrides]
     if unknown:
-        parser.error(
-            f"{arguments.command}: unknown argument {unknown[0]}; overrides are --config.key=value"
-        )
+        parser.error(f"{arguments.command}: unknown argument {unknown[0]}; overrides are --config.key=value")
     logging.basicConfig(
         level=logging.WARNING,
         format="%(asctime)s %(levelname).1s %(message)s",

@@ -1,6 +1,7 @@
 """`osteojax prep`."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _beam(words: Sequence[str], work: Path | str | None) -> "Runner":
+    # Beam logs to the root at its import that Google's client libraries, an extra of it, are missing.
+    logging.getLogger().addFilter(lambda record: "apitools not found" not in str(record.msg))
     try:
         import apache_beam  # noqa: F401
     except ImportError as error:
