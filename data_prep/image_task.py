@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
+from data_prep.decode import DecodeError, Limits, Radiograph, check_size, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
 from osteojax.errors import UserError
@@ -38,6 +38,7 @@ class ImageTask:
         limits: what is refused.
         cache: place for finished images, a folder or an address on an object store; a file and spec that are already
             there are not computed again.
+        store: address of an object store that `path` is an object of, for workers that share no disk.
         secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
     """
 
@@ -47,6 +48,7 @@ class ImageTask:
     limits: Limits
     cache: Path | str
     secret: bytes = b"\0"
+    store: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
 
 def _prepare(task: ImageTask) -> Prepared | Failed:
     try:
-        data = read_bytes(task.path, task.limits)
+        data = _source_bytes(task)
         clean = read_bytes(task.clean, task.limits) if task.clean else b""
         key = _cache_key(data, clean, task)
         return _cached(task.cache, key) or _compute(data, clean, key, task)
@@ -117,6 +119,16 @@ def _prepare(task: ImageTask) -> Prepared | Failed:
     except Exception:  # one odd image must not cost a run of days; too many stop it
         log.exception("%s: preprocessing failed, a defect of the program", task.path)
         return Failed("preprocessing it failed, which is a defect of the program: the log says more")
+
+
+def _source_bytes(task: ImageTask) -> bytes:
+    if task.store is None:
+        return read_bytes(task.path, task.limits)
+    content = open_place(task.store).read(task.path.as_posix())
+    if content is None:
+        raise DecodeError("no such file")
+    check_size(len(content), task.limits)
+    return content
 
 
 def load_image(cache: Path | str, key: str) -> np.ndarray:

@@ -31,6 +31,7 @@ class Job:
         spec: what is done with each image.
         settings: of the preparation.
         workdir: where the work is done.
+        store: address of the object store that the source was copied from, for workers elsewhere; None for a disk.
     """
 
     listed: Source
@@ -38,6 +39,7 @@ class Job:
     spec: PreprocessSpec
     settings: PrepareSettings
     workdir: Workdir
+    store: str | None = None
 
     @property
     def total(self) -> int:
@@ -53,12 +55,13 @@ class Job:
         """That of one record, whose image goes to `cache`."""
         file = self.listed.records[index].file
         return ImageTask(
-            self.listed.root / file,
+            Path(file) if self.store else self.listed.root / file,
             self.clean.get(file),
             self.spec,
             self.settings.limits.of_decoding,
             cache,
             self.workdir.secret,
+            self.store,
         )
 
     def check(self, gathered: Gathered) -> None:

@@ -6,6 +6,7 @@ One chain: what several machines do at once stands between groupings that spread
 groupings that bring it together.
 """
 
+import dataclasses
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,13 +31,15 @@ log = logging.getLogger(__name__)
 _BLOCK = 1000
 
 
-def beam_runner(words: Sequence[str], work: str | None) -> Runner:
+def beam_runner(words: Sequence[str], work: str | None, store: str | None = None) -> Runner:
     """What runs a job on Beam.
 
     Args:
         words: Beam's own options, `--beam.NAME=VALUE` each.
         work: what all workers see, a folder or an address on an object store; None where they see the folder beside
             the output.
+        store: address of the object store that the source's folder was copied from, from which workers read; None
+            where they see the folder itself.
 
     Raises:
         UserError: an option is none of Beam's.
@@ -48,7 +51,7 @@ def beam_runner(words: Sequence[str], work: str | None) -> Runner:
             raise UserError(
                 "this denoiser holds an accelerator for one process; take another with --runner=beam, or --runner=local"
             )
-        shared = _share(job, work)
+        shared = _share(dataclasses.replace(job, store=store), work)
         log.info("preparing %d files with %s", len(job.listed.records), type(runner).__name__)
         try:
             pipeline = beam.Pipeline(runner=runner, options=options)

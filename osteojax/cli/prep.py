@@ -43,17 +43,15 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     of_beam = [word for word in overrides if word.startswith("--beam.")]
     settings = config.load(arguments.config, [word for word in overrides if word not in of_beam])
-    runner = run_locally
-    if arguments.runner == "beam":
-        runner = _beam(of_beam, arguments.work)
-    elif of_beam or arguments.work:
+    if arguments.runner == "local" and (of_beam or arguments.work):
         raise UserError(f"{(of_beam or ['--work'])[0]} is of --runner=beam; give that too, or leave it out")
+    runner = run_locally if arguments.runner == "local" else _beam(of_beam, arguments.work, arguments.source)
     with storage.output(arguments.out, overwrite=bool(settings.get("overwrite"))) as out:
         prepare(storage.localise_source(arguments.source), out, settings, runner)
     return 0
 
 
-def _beam(words: Sequence[str], work: Path | str | None) -> "Runner":
+def _beam(words: Sequence[str], work: Path | str | None, source: str) -> "Runner":
     # Beam logs to the root at its import that Google's client libraries, an extra of it, are missing.
     logging.getLogger().addFilter(lambda record: "apitools not found" not in str(record.msg))
     try:
@@ -63,5 +61,6 @@ def _beam(words: Sequence[str], work: Path | str | None) -> "Runner":
             f"--runner=beam needs Apache Beam ({error}); pip install 'osteojax[beam]', or leave it out"
         ) from error
     from data_prep.beam.pipeline import beam_runner
+    from osteojax import storage
 
-    return beam_runner(words, None if work is None else str(work))
+    return beam_runner(words, None if work is None else str(work), storage.folder_address(source))

@@ -1,14 +1,12 @@
 """On Beam: the same files to the bit as the local runner's, whatever happens to a worker."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from scipy import ndimage
 
 pytest.importorskip("apache_beam", reason="pip install -c constraints.txt -e '.[beam]'")
 
@@ -21,8 +19,10 @@ from data_prep.image_task import Failed
 from data_prep.prepare import prepare
 from data_prep.workers import Guard, TookTooLong, WorkerDied
 from osteojax import config as configs
+from osteojax import storage
 from osteojax.cli.main import run as command
 from osteojax.errors import UserError
+from tests.data_prep.beam.source import contents, differing, make_source
 from tests.data_prep.beam.trouble import HANGS, KILLS, make_trouble
 
 # One thread, and so one worker process to start.
@@ -39,52 +39,11 @@ def settings(**changes):
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Ten pictures a class with patients and ages; copies, a contradiction, near copies, files that are none."""
-    root = tmp_path / "source"
-    root.mkdir()
-    lines = ["file,label,patient_id,age"]
-
-    def add(name, pixels, label, patient, age=""):
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(root / name)
-        lines.append(f"{name},{label},{patient},{age}")
-
-    pictures = []
-    for i in range(30):
-        noise = np.random.default_rng(i).standard_normal((128, 120))
-        pictures.append(
-            128 + 900 * ndimage.gaussian_filter(noise, 3) + 30 * ndimage.gaussian_filter(noise, 1)
-        )
-        add(
-            f"{i:02d}.png",
-            pictures[-1],
-            ("healthy", "osteopenia", "osteoporosis")[i % 3],
-            f"p{i // 2}",
-            50 + i,
-        )
-    add("copy.png", pictures[0], "healthy", "p0")
-    add("contradiction.png", pictures[5], "healthy", "x1")
-    add("mirrored.png", pictures[7][:, ::-1], "osteopenia", "x2")
-    add("cropped.png", pictures[9][10:, 12:], "healthy", "x3", 70)
-    for name, content in {"poison.png": b"\x89PNG\r\n", "empty.dcm": b""}.items():
-        (root / name).write_bytes(content)
-        lines.append(f"{name},healthy,x4,")
-    lines.append("gone.png,healthy,x5,")
-    (root / "labels.csv").write_text("\n".join(lines) + "\n")
-    return root
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    """All files of a data set by name."""
-    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-
-
-def differing(one: Path, other: Path) -> list[str]:
-    a, b = contents(one), contents(other)
-    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+    return make_source(tmp_path / "source", 15)
 
 
 def test_every_file_is_the_local_runners_to_the_bit(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "EXAMPLES_PER_SHARD", 8)
+    monkeypatch.setattr(shards, "EXAMPLES_PER_SHARD", 4)
     config = settings(quarantine__max_fraction=0.2)
     local = prepare(source, tmp_path / "local", config)
     distributed = prepare(source, tmp_path / "beam", config, beam_runner(HERE, str(tmp_path / "work")))
@@ -98,11 +57,15 @@ def test_every_file_is_the_local_runners_to_the_bit(source, tmp_path, monkeypatc
         line.split(b",")[0] for line in names["quarantine.csv"].splitlines()
     }
     assert not (tmp_path / "beam.partial").exists()
-    # Started again, it takes every image from the work that is kept.
+
+
+def test_started_again_it_takes_every_image_from_the_work_that_is_kept(source, tmp_path, monkeypatch):
+    config = settings(quarantine__max_fraction=0.2, audit__shortcuts=False, audit__near_duplicates=False)
     monkeypatch.setattr(Guard, "run", in_this_process)
+    prepare(source, tmp_path / "first", config, beam_runner(HERE, str(tmp_path / "work")))
     monkeypatch.setattr("data_prep.image_task._store", None)
     prepare(source, tmp_path / "again", config, beam_runner(HERE, str(tmp_path / "work")))
-    assert not differing(tmp_path / "local", tmp_path / "again")
+    assert not differing(tmp_path / "first", tmp_path / "again")
 
 
 def in_this_process(guard, function, task, seconds):
@@ -122,6 +85,28 @@ def test_files_that_hang_and_files_that_kill_cost_themselves(source, tmp_path, m
     assert "poison.png,took longer than limits.seconds=4\n" in reasons
     assert "empty.dcm,the worker process died on it (crash or out of memory)\n" in reasons
     assert "gone.png,no such file\n" in reasons
+
+
+def test_workers_may_share_nothing_but_a_bucket(source, tmp_path, monkeypatch):
+    bucket = tmp_path / "bucket"
+    monkeypatch.setattr(storage, "_spec", lambda *_: {"driver": "file", "path": f"{bucket}/"})
+    monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Guard, "run", in_this_process)
+    shutil.copytree(source, bucket / "raw")
+    flags = [
+        *("--config.denoise.backend=none", "--config.image_size=64", "--config.quarantine.max_fraction=0.2"),
+        *("--config.audit.shortcuts=False", "--config.workers=0", "--config.audit.near_duplicates=False"),
+    ]
+    assert command(["prep", f"--source={source}", f"--out={tmp_path / 'local'}", *flags]) == 0
+    read = []
+    store_read = storage.Store.read
+    monkeypatch.setattr(storage.Store, "read", lambda self, name: read.append(name) or store_read(self, name))
+    places = ["--source=gs://b/raw", "--out=gs://b/data", "--work=gs://b/work"]
+    assert command(["prep", *places, "--runner=beam", *HERE, *flags]) == 0
+    assert not differing(tmp_path / "local", storage.localise("gs://b/data"))
+    # The workers took the files from the bucket, and handed over through it.
+    assert {"00.png", "job", "gathered", "plan", "train-00000"} <= {name.rpartition("/")[2] for name in read}
+    assert list((bucket / "work" / "cache").glob("*.npz"))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +156,7 @@ def test_options_that_are_none_of_beams(words, told):
 
 def test_what_the_user_can_mend_comes_through_the_runner(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Guard, "run", in_this_process)
-    with pytest.raises(UserError, match=r"stopped: 3 of 37 files .*empty\.dcm.*allows fewer"):
+    with pytest.raises(UserError, match=r"stopped: 3 of 22 files .*empty\.dcm.*allows fewer"):
         prepare(source, tmp_path / "out", settings(quarantine__max_fraction=0.01), beam_runner(HERE, None))
     listed = (tmp_path / "out.partial" / "quarantine.csv").read_text()
     assert "poison.png" in listed and not (tmp_path / "out").exists()
@@ -183,7 +168,7 @@ def test_what_the_user_can_mend_comes_through_the_runner(source, tmp_path, monke
             raise UserError("the given splits leak: a and b")
 
         patch.setattr("data_prep.beam.stages.make_plan", refuse)
-        with pytest.raises(UserError, match="^the given splits leak: a and b$"):
+        with pytest.raises(UserError, match=r"^the given splits leak: a and b$"):
             prepare(source, tmp_path / "out", config, beam_runner(HERE, None))
     with pytest.raises(UserError, match=r"the Beam runner failed \(.*job_endpoint.*finished images are kept"):
         prepare(source, tmp_path / "out", config, beam_runner(["--beam.runner=PortableRunner"], None))
