@@ -101,9 +101,9 @@ def test_workers_may_share_nothing_but_a_bucket(source, tmp_path, monkeypatch):
     read = []
     store_read = storage.Store.read
     monkeypatch.setattr(storage.Store, "read", lambda self, name: read.append(name) or store_read(self, name))
-    places = ["--source=gs://b/raw", "--out=gs://b/data", "--work=gs://b/work"]
+    places = ["--source=gs://bones/raw", "--out=gs://bones/data", "--work=gs://bones/work"]
     assert command(["prep", *places, "--runner=beam", *HERE, *flags]) == 0
-    assert not differing(tmp_path / "local", storage.localise("gs://b/data"))
+    assert not differing(tmp_path / "local", storage.localise("gs://bones/data"))
     # The workers took the files from the bucket, and handed over through it.
     assert {"00.png", "job", "gathered", "plan", "train-00000"} <= {name.rpartition("/")[2] for name in read}
     assert list((bucket / "work" / "cache").glob("*.npz"))
