@@ -67,10 +67,10 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/test_workers.py::test_a_task_that_kills_its_process_is_the_only_one_lost",),
     ),
     Mutant(
-        "a hanging task waited for",
+        "a hanging task told as a dead one",
         "data_prep/workers.py",
-        "return future.result(seconds)",
-        "return future.result(20)",
+        "return TookTooLong()",
+        "return WorkerDied()",
         ("tests/data_prep/test_workers.py::test_a_task_that_hangs_is_ended_and_is_the_only_one_lost",),
     ),
     Mutant(
@@ -86,13 +86,6 @@ PREPARATION: tuple[Mutant, ...] = (
         "if future.done():  # the function's own",
         "if False:",
         ("tests/data_prep/test_workers.py::test_what_a_task_raises_is_raised_even_a_time_out",),
-    ),
-    Mutant(
-        "workers left running by who stops asking",
-        "data_prep/workers.py",
-        "                    process.kill()\n",
-        "                    pass\n",
-        ("tests/data_prep/test_workers.py::test_a_task_that_hangs_is_ended_and_is_the_only_one_lost",),
     ),
     Mutant(
         "the index learns with all cores",
