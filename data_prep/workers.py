@@ -42,7 +42,8 @@ class Guard:
         """What `function(task)` gives or raises, or what became of it; the start of the process is not counted.
 
         Args:
-            function, task: picklable.
+            function: picklable.
+            task: likewise.
             seconds: after which the process is killed; None for never.
         """
         try:

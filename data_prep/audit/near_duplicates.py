@@ -154,7 +154,8 @@ def find_copies(
     """Finds which images of one set are copies of images of another; within a set nothing is sought.
 
     Args:
-        queries, known: (height, width) each, any range; both are taken once, a block at a time.
+        queries: (height, width) each, any range; taken once, a block at a time.
+        known: likewise.
         count: how many there are in `known`.
         accept: smallest fine correlation of a copy.
 
@@ -224,7 +225,8 @@ def choose(
         candidates: in any order.
         count: how many images there are.
         look: some of them -> what `compare` gives of each.
-        same, accept: as in `find_near_duplicates`.
+        same: as in `find_near_duplicates`.
+        accept: likewise.
     """
     joined = Components(count)
 

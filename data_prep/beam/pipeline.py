@@ -9,12 +9,16 @@ groupings that bring it together.
 import dataclasses
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import cv2
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineRunner
 
+from data_prep.audit.near_duplicates import opencv_alone
 from data_prep.beam import stages
 from data_prep.beam.options import read_options
 from data_prep.beam.shared import Shared
@@ -22,6 +26,7 @@ from data_prep.plan import Outcome, Plan
 from data_prep.runner import Job, Runner
 from data_prep.shards import assemble, make_shards
 from data_prep.workers import Guard
+from osteojax import storage
 from osteojax.errors import UserError
 from osteojax.place import open_place
 
@@ -54,22 +59,30 @@ def beam_runner(words: Sequence[str], work: str | None, store: str | None = None
         shared = _share(dataclasses.replace(job, store=store), work)
         log.info("preparing %d files with %s", len(job.listed.records), type(runner).__name__)
         try:
-            pipeline = beam.Pipeline(runner=runner, options=options)
-            build(pipeline, shared, len(job.listed.records))
-            pipeline.run().wait_until_finish()
-        except Exception as error:
-            raise UserError(shared.refusal() or _summary(error)) from error
-        if (gathered := shared.get("gathered")) is not None:
-            job.check(gathered)
-        plan = shared.get("plan")
-        if plan is None:
-            raise UserError(
-                "the Beam runner ended without a plan; see its own log, and start the same command again"
-            )
-        _collect(job, shared, plan)
-        return plan
+            with opencv_alone():  # of workers that are threads of this process
+                return _run(job, shared, runner, options)
+        finally:
+            shared.clear()
 
     return run
+
+
+def _run(job: Job, shared: Shared, runner: PipelineRunner, options: PipelineOptions) -> Plan:
+    try:
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        build(pipeline, shared, len(job.listed.records))
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise UserError(shared.refusal() or _summary(error)) from error
+    if (gathered := shared.get("gathered")) is not None:
+        job.check(gathered)
+    plan = shared.get("plan")
+    if plan is None:
+        raise UserError(
+            "the Beam runner ended without a plan; see its own log, and start the same command again"
+        )
+    _collect(job, shared, plan)
+    return plan
 
 
 def build(pipeline: beam.Pipeline, shared: Shared, files: int) -> None:
@@ -85,26 +98,35 @@ def build(pipeline: beam.Pipeline, shared: Shared, files: int) -> None:
         pipeline
         | "blocks" >> beam.Create(starts)
         | "files" >> beam.FlatMap(lambda start: range(start, min(start + _BLOCK, files)))
-        | "spread files" >> _Spread()
+        | "spread files" >> _Spread(lambda index: index)
         | "prepare" >> beam.ParDo(_PrepareFiles(shared))
         | "all outcomes" >> _Together()
         | "search" >> beam.ParDo(_Telling(shared, stages.search))
-        | "spread pairs" >> _Spread()
+        | "spread pairs" >> _Spread(lambda pair: pair.number)
         | "look" >> beam.ParDo(_Telling(shared, lambda shared, pair: [stages.look(shared, pair)]))
         | "all pairs" >> _Together()
         | "plan" >> beam.ParDo(_Telling(shared, stages.plan))
-        | "spread shards" >> _Spread()
+        | "spread shards" >> _Spread(lambda task: task.number)
         | "write" >> beam.ParDo(_Telling(shared, lambda shared, task: [stages.write(shared, task)]))
     )
 
 
 class _Spread(beam.PTransform):
-    """Deals elements to workers one by one; by a grouping, which every runner has."""
+    """Deals elements to workers one by one; by a grouping, which every runner has.
+
+    The key is the element's own: a random one, drawn anew where a lost worker's part is computed again, would have
+    elements come twice or not at all.
+    """
+
+    def __init__(self, key: Callable[[Any], int]) -> None:
+        super().__init__()
+        self._key = key
 
     def expand(self, elements: Any) -> Any:
+        key = self._key
         return (
             elements
-            | beam.Map(lambda element: (secrets.randbits(62), element))
+            | beam.Map(lambda element: (key(element), element))
             | beam.GroupByKey()
             | beam.FlatMap(lambda keyed: keyed[1])
         )
@@ -143,6 +165,9 @@ class _Telling(beam.DoFn):
     def __init__(self, shared: Shared, stage: Any) -> None:
         self._shared, self._stage = shared, stage
 
+    def setup(self) -> None:
+        cv2.setNumThreads(1)  # see `opencv_alone`; a worker is Beam's
+
     def process(self, element: Any) -> Iterable[Any]:
         with self._shared.telling():
             yield from self._stage(self._shared, element)
@@ -154,8 +179,11 @@ def _share(job: Job, work: str | None) -> Shared:
     if work is None:
         shared = Shared(str(job.workdir.cache), str(job.workdir.folder / "beam" / token))
     else:
-        shared = Shared(f"{work.rstrip('/')}/cache", f"{work.rstrip('/')}/{token}")
-    shared.put("job", job)
+        base = work.rstrip("/") if storage.is_remote(work) else str(Path(work).resolve())
+        shared = Shared(f"{base}/cache", f"{base}/{token}")
+    # Workers have folders of their own to be in.
+    listed = dataclasses.replace(job.listed, root=job.listed.root.resolve())
+    shared.put("job", dataclasses.replace(job, listed=listed))
     return shared
 
 

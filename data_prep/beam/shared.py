@@ -8,10 +8,12 @@ import contextlib
 import dataclasses
 import functools
 import pickle
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from data_prep.runner import Job
+from osteojax import storage
 from osteojax.errors import UserError
 from osteojax.place import open_place
 
@@ -52,6 +54,15 @@ class Shared:
         except UserError as error:
             open_place(self.run).write(_REFUSED, str(error).encode())
             raise
+
+    def clear(self) -> None:
+        """Removes what was of this run alone: the job among it, and with it the key of the patients' pseudonyms."""
+        if not storage.is_remote(self.run):
+            shutil.rmtree(self.run, ignore_errors=True)
+            return
+        store = storage.Store(self.run)
+        for name in store.names():
+            store.write(name, None)
 
     def refusal(self) -> str | None:
         """The mistake that ended the run."""

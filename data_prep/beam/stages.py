@@ -22,18 +22,20 @@ from osteojax.place import open_place
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A candidate, the keys of its two images, and what became of it."""
+    """A candidate by its number, the keys of its two images, and what became of it; number 0 holds no candidate."""
 
-    candidate: Candidate
-    query: str
-    known: str
+    number: int
+    candidate: Candidate | None = None
+    query: str = ""
+    known: str = ""
     found: NearDuplicate | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """A shard with all that writing it takes; `keys` tells its examples' images by id."""
+    """A shard by its number, with all that writing it takes; `keys` tells its examples' images by id."""
 
+    number: int
     shard: Shard
     layout: Layout
     keys: dict[str, str]
@@ -51,27 +53,29 @@ def prepare_file(shared: Shared, guard: Guard, index: int) -> Outcome:
     return guard.run(work, task, seconds) if isinstance(outcome, WorkerDied) else outcome
 
 
-def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[Pair | None]:
+def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[Pair]:
     """Gathers all outcomes, in the order of their files, and looks for images that share keypoints.
 
-    Yields None first, so that what follows is run where there is no pair; nothing where too many files are unusable.
+    Yields a pair of nothing first, so that what follows is run where there is no pair; nothing where too many files are unusable.
     """
     job = shared.job
     gathered = _gather_once(shared, outcomes)
     if too_many(gathered.rejected, job.total, job.settings.quarantine.max_fraction):
         return
-    yield None
+    yield Pair(0)
     if job.settings.audit.near_duplicates:
         keys = _representatives(gathered)
-        for found in find_candidates((read_keypoints(shared.cache, key) for key in keys), len(keys)):
-            yield Pair(found, keys[found.query], keys[found.known])
+        candidates = find_candidates((read_keypoints(shared.cache, key) for key in keys), len(keys))
+        for number, found in enumerate(candidates, start=1):
+            yield Pair(number, found, keys[found.query], keys[found.known])
 
 
 def _gather_once(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Gathered:
     """What the first attempt gathered: a stage that is run again must not disagree with those that have gone on."""
     if (gathered := shared.get("gathered")) is None:
-        in_order = [outcome for _, outcome in sorted(outcomes, key=lambda item: item[0])]
-        gathered = gather(shared.job.listed, in_order, shared.job.settings, shared.job.workdir.secret)
+        job, found = shared.job, dict(outcomes)
+        in_order = [found[index] for index in range(len(job.listed.records))]
+        gathered = gather(job.listed, in_order, job.settings, job.workdir.secret)
         shared.put("gathered", gathered)
     return gathered
 
@@ -81,24 +85,25 @@ def _representatives(gathered: Gathered) -> list[str]:
     return [gathered.images[c[0]].prepared.key for c in same_content(gathered.audit_records)]
 
 
-def look(shared: Shared, pair: Pair | None) -> Pair | None:
+def look(shared: Shared, pair: Pair) -> Pair:
     """Compares the fine detail of a candidate's images."""
-    if pair is None:
-        return None
+    if pair.candidate is None:
+        return pair
     query, known = (read_thumbnail(shared.cache, key) for key in (pair.query, pair.known))
     return dataclasses.replace(pair, found=compare(pair.candidate, query, known))
 
 
-def plan(shared: Shared, looked_at: Iterable[Pair | None]) -> Iterator[ShardTask]:
+def plan(shared: Shared, looked_at: Iterable[Pair]) -> Iterator[ShardTask]:
     """Groups, splits and everything else that the whole decides; leaves the plan and gives its shards."""
     job, gathered = shared.job, shared.get("gathered")
     records = gathered.audit_records
     contents = same_content(records)
-    found = {(p.candidate.query, p.candidate.known): p for p in looked_at if p is not None}
+    looked = [(pair.candidate, pair.found) for pair in looked_at if pair.candidate is not None]
+    found = {(candidate.query, candidate.known): pair for candidate, pair in looked}
     pairs = choose(
-        [pair.candidate for pair in found.values()],
+        [candidate for candidate, _ in looked],
         len(contents),
-        lambda some: [found[c.query, c.known].found for c in some],
+        lambda some: [found[c.query, c.known] for c in some],
         same=of_one_patient(records, contents),
     )
     thumbnails = None
@@ -108,8 +113,8 @@ def plan(shared: Shared, looked_at: Iterable[Pair | None]) -> Iterator[ShardTask
     made = make_plan(gathered, audit, job.settings, shared.cache)
     shared.put("plan", made)
     keys, layout = made.image_keys, made.layout(job.settings)
-    for shard in make_shards(made.splits):
-        yield ShardTask(shard, layout, {e.id: keys[e.id] for e in shard.examples})
+    for number, shard in enumerate(make_shards(made.splits)):
+        yield ShardTask(number, shard, layout, {e.id: keys[e.id] for e in shard.examples})
 
 
 def write(shared: Shared, task: ShardTask) -> str:

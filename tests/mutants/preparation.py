@@ -100,9 +100,16 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "beam: outcomes in the order in which they come",
         "data_prep/beam/stages.py",
-        "sorted(outcomes, key=lambda item: item[0])",
-        "reversed(list(outcomes))",
+        "[found[index] for index in range(len(job.listed.records))]",
+        "list(found.values())[::-1]",
         (f"{_BEAM}::test_every_file_is_the_local_runners_to_the_bit",),
+    ),
+    Mutant(
+        "beam: elements dealt by lot, anew where a part is lost",
+        "data_prep/beam/pipeline.py",
+        "(key(element), element)",
+        "(secrets.randbits(62), element)",
+        (f"{_BEAM}::test_what_a_stage_deals_out_is_the_same_when_it_is_computed_again",),
     ),
     Mutant(
         "beam: near copies not looked for",

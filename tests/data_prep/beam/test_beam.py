@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("apache_beam", reason="pip install -c constraints.txt -e '.[beam]'")
+beam = pytest.importorskip("apache_beam", reason="pip install -c constraints.txt -e '.[beam]'")
 
 from data_prep import shards
 from data_prep.beam.options import read_options
-from data_prep.beam.pipeline import beam_runner
+from data_prep.beam.pipeline import _Spread, beam_runner
 from data_prep.beam.shared import Shared
 from data_prep.beam.stages import prepare_file
 from data_prep.image_task import Failed
@@ -106,7 +106,26 @@ def test_workers_may_share_nothing_but_a_bucket(source, tmp_path, monkeypatch):
     assert not differing(tmp_path / "local", storage.localise("gs://bones/data"))
     # The workers took the files from the bucket, and handed over through it.
     assert {"00.png", "job", "gathered", "plan", "train-00000"} <= {name.rpartition("/")[2] for name in read}
+    # Of the work nothing stays but the cache: the job holds the key of the patients' pseudonyms.
     assert list((bucket / "work" / "cache").glob("*.npz"))
+    assert not [p for p in (bucket / "work").rglob("*") if p.is_file() and p.parent.name != "cache"]
+
+
+def test_workers_find_what_is_named_from_another_folder(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs = []
+
+    def seen(job, shared, *options):
+        jobs.append((shared, shared.job))
+        raise UserError("enough")
+
+    monkeypatch.setattr("data_prep.beam.pipeline._run", seen)
+    with pytest.raises(UserError, match="enough"):
+        prepare("source", Path("out"), settings(), beam_runner(HERE, "work"))
+    ((shared, job),) = jobs
+    places = (shared.cache, shared.run, job.listed.root, job.workdir.folder)
+    assert all(Path(place).is_absolute() for place in places)
+    assert not Path(shared.run).exists()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +154,23 @@ def test_a_worker_that_dies_is_given_one_more_try(answers, outcome, monkeypatch)
     monkeypatch.setattr(Shared, "job", Job())
     found = prepare_file(Shared("cache", "run"), Scripted(), 3)
     assert found == outcome if isinstance(outcome, Failed) else isinstance(found, outcome)
+
+
+def test_what_a_stage_deals_out_is_the_same_when_it_is_computed_again(tmp_path, monkeypatch):
+    """Else an element whose part of a shuffle is lost with a worker comes twice, or never."""
+    group = beam.GroupByKey
+
+    class Recorded(beam.PTransform):
+        def expand(self, keyed):
+            return (
+                keyed | beam.Map(lambda pair: (tmp_path / str(pair[0])).touch() or pair) | "group" >> group()
+            )
+
+    monkeypatch.setattr("data_prep.beam.pipeline.beam.GroupByKey", Recorded)
+    for _ in range(2):
+        with beam.Pipeline(runner="DirectRunner") as pipeline:
+            pipeline | beam.Create(range(20)) | _Spread(lambda number: 7 * number)
+    assert {int(path.name) for path in tmp_path.iterdir()} == {7 * number for number in range(20)}
 
 
 @pytest.mark.parametrize(
