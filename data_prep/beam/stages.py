@@ -56,7 +56,8 @@ def prepare_file(shared: Shared, guard: Guard, index: int) -> Outcome:
 def search(shared: Shared, outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[Pair]:
     """Gathers all outcomes, in the order of their files, and looks for images that share keypoints.
 
-    Yields a pair of nothing first, so that what follows is run where there is no pair; nothing where too many files are unusable.
+    Yields a pair of nothing first, so that what follows is run where there is no pair; nothing where too many files
+    are unusable.
     """
     job = shared.job
     gathered = _gather_once(shared, outcomes)

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-beam = pytest.importorskip("apache_beam", reason="pip install -c constraints.txt -e '.[beam]'")
+pytest.importorskip("apache_beam", reason="pip install -c constraints.txt -e '.[beam]'")
+
+import apache_beam as beam
 
 from data_prep import shards
 from data_prep.beam.options import read_options
