@@ -11,7 +11,7 @@ SEED ?= 0
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,dicom-sr,docs,bm3d,effnet,search]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[beam,dev,dicom-sr,docs,bm3d,effnet,search]'
 	touch $@
 
 # A second run trains and prepares nothing again: it evaluates what is there. `make demo SEED=1 DEMO=demo1` is another.

@@ -6,20 +6,20 @@ Called in worker processes; nothing in it knows about the others, so any runner 
 import dataclasses
 import hashlib
 import hmac
+import io
 import json
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
+from data_prep.decode import DecodeError, Limits, Radiograph, check_size, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
 from osteojax.errors import UserError
-from osteojax.files import disk_errors
+from osteojax.place import open_place
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ class ImageTask:
         clean: the same image without noise, where the truth is known; measured against, never used.
         spec: what to do with it.
         limits: what is refused.
-        cache: folder for finished images; a file and spec that are already there are not computed again.
+        cache: place for finished images, a folder or an address on an object store; a file and spec that are already
+            there are not computed again.
+        store: address of an object store that `path` is an object of, for workers that share no disk.
         secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
     """
 
@@ -44,8 +46,9 @@ class ImageTask:
     clean: Path | None
     spec: PreprocessSpec
     limits: Limits
-    cache: Path
+    cache: Path | str
     secret: bytes = b"\0"
+    store: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +108,7 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
 
 def _prepare(task: ImageTask) -> Prepared | Failed:
     try:
-        data = read_bytes(task.path, task.limits)
+        data = _source_bytes(task)
         clean = read_bytes(task.clean, task.limits) if task.clean else b""
         key = _cache_key(data, clean, task)
         return _cached(task.cache, key) or _compute(data, clean, key, task)
@@ -120,7 +123,17 @@ def _prepare(task: ImageTask) -> Prepared | Failed:
         return Failed("preprocessing it failed, which is a defect of the program: the log says more")
 
 
-def load_image(cache: Path, key: str) -> np.ndarray:
+def _source_bytes(task: ImageTask) -> bytes:
+    if task.store is None:
+        return read_bytes(task.path, task.limits)
+    content = open_place(task.store).read(task.path.as_posix())
+    if content is None:
+        raise DecodeError("no such file")
+    check_size(len(content), task.limits)
+    return content
+
+
+def load_image(cache: Path | str, key: str) -> np.ndarray:
     """The float32 (image_size, image_size, 1) image of a finished task."""
     return _read(cache, key)[0]
 
@@ -195,16 +208,13 @@ def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
     return digest.hexdigest()
 
 
-def _store(cache: Path, result: Prepared, image: np.ndarray) -> None:
-    """Writes aside and renames, so that a killed worker leaves nothing that looks finished."""
-    scratch = cache / f"{result.key}.{os.getpid()}.tmp"
-    with disk_errors(cache, kept="finished images are kept"):
-        with scratch.open("wb") as stream:
-            np.savez_compressed(stream, image=image, result=np.array(json.dumps(dataclasses.asdict(result))))
-        scratch.replace(cache / f"{result.key}.npz")
+def _store(cache: Path | str, result: Prepared, image: np.ndarray) -> None:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, image=image, result=np.array(json.dumps(dataclasses.asdict(result))))
+    open_place(cache).write(f"{result.key}.npz", stream.getvalue())
 
 
-def _cached(cache: Path, key: str) -> Prepared | None:
+def _cached(cache: Path | str, key: str) -> Prepared | None:
     """What a finished task left behind; None where it has not been, or is no longer what was written."""
     try:
         image, fields = _read(cache, key)
@@ -214,6 +224,9 @@ def _cached(cache: Path, key: str) -> Prepared | None:
     return found if (found.key, found.pixels_sha256) == (key, content_hash(image)) else None
 
 
-def _read(cache: Path, key: str) -> tuple[np.ndarray, dict[str, Any]]:
-    with (cache / f"{key}.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as entry:
+def _read(cache: Path | str, key: str) -> tuple[np.ndarray, dict[str, Any]]:
+    content = open_place(cache).read(f"{key}.npz")
+    if content is None:
+        raise FileNotFoundError(f"{cache} has no image {key}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as entry:
         return entry["image"], json.loads(str(entry["result"]))

@@ -48,6 +48,11 @@ def _by_content(images: Sequence[PreparedImage]) -> list[list[PreparedImage]]:
     return [group for group in same.values() if len(group) > 1]
 
 
+def too_many(rejected: Sequence[Rejected], total: int, max_fraction: float) -> bool:
+    """Whether too many files of `total` cannot be used, or no other is left."""
+    return len(rejected) > max_fraction * total or len(rejected) == total
+
+
 def check_quarantine(rejected: Sequence[Rejected], total: int, folder: Path, max_fraction: float) -> None:
     """Stops a run of which too many files cannot be used, and lists them in `folder`/quarantine.csv.
 

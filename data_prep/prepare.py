@@ -15,24 +15,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_prep.audit.audit import Audit, audit_records
-from data_prep.audit.record import AuditRecord
-from data_prep.deal import deal, without_dates
-from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
-from data_prep.image_task import Failed, ImageTask, Prepared, load_image, prepare_image
-from data_prep.manifest import Row, fingerprint, write_json, write_manifest, write_quarantine
-from data_prep.patients import assign_patients
+from data_prep.image_task import load_image
+from data_prep.manifest import Row, write_json, write_manifest, write_quarantine
 from data_prep.phantom import write_phantom
-from data_prep.policies import check_quarantine
-from data_prep.prepared import PreparedImage, denoising_summary, hidden_name, make_rows
+from data_prep.plan import group_names
+from data_prep.prepared import make_rows
 from data_prep.preprocess import PreprocessSpec
 from data_prep.report import write_report
+from data_prep.runner import Job, Runner, audit_locally, gather_locally, run_locally, worker_count
 from data_prep.settings import PrepareSettings, read_settings
-from data_prep.shards import Example, write_shards
-from data_prep.source import Record, Rejected, Source, in_order, read_source
+from data_prep.source import Rejected, Source, in_order, read_source
 from data_prep.split_file import SplitFile
-from data_prep.warnings import audit_warnings, noise_warnings, source_warnings, split_warnings
+from data_prep.warnings import audit_warnings, source_warnings
 from data_prep.workdir import (
     Workdir,
     check_destination,
@@ -40,11 +35,8 @@ from data_prep.workdir import (
     holds_dataset,
     open_workdir,
 )
-from data_prep.workers import WorkerDied, available_cores, run_tasks
-from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
-from osteojax.progress import progress
 
 log = logging.getLogger(__name__)
 PHANTOM = "phantom"
@@ -71,91 +63,58 @@ class PrepareResult:
     denoising: Mapping[str, float] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Gathered:
-    """A source after its tasks: where its files are, what became of them (sorted by file), what to know."""
-
-    root: Path
-    images: list[PreparedImage]
-    rejected: list[Rejected]
-    warnings: tuple[str, ...]
-
-
-def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
+def prepare(source: str | Path, out: Path, config: ConfigDict, run: Runner = run_locally) -> PrepareResult:
     """Prepares a data set; see `configs/prep/prep.py` for the config's fields.
 
     Args:
         source: a folder of class folders, a `labels.csv` or its folder, or "phantom".
         out: folder to create. It opens with `tfds.builder_from_directory(out)`.
         config: as `configs/prep/prep.py` documents it.
+        run: who does the work; the data set is the same to the bit.
 
     Raises:
         UserError: for anything in the source, the config or the destination that the user can mend.
     """
     settings, out = read_settings(config), Path(out)
-    spec = settings.spec
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_dataset(out), overwrite=settings.overwrite)
     with open_workdir(out) as workdir:
-        table = _split_file(settings)
-        gathered = _gather(source, spec, workdir, settings, table)
-        images = table.of_images(gathered.images) if table else gathered.images
-        audit = _audit_images(images, workdir.cache, settings)
-        dealt = deal(images, audit, settings)
-        if table:
-            table.check_complete(dealt.images)
-        kept = without_dates(dealt.images, settings)
-        rejected = sorted([*gathered.rejected, *dealt.left_out], key=lambda r: (r.file, r.reason))
-        rows = make_rows(kept, dealt.groups, dealt.splits, dealt.repeats)
-        warnings = [
-            *gathered.warnings,
-            *source_warnings(images, settings),
-            *audit_warnings(audit),
-            *dealt.warnings,
-            *split_warnings(rows, settings),
-            *noise_warnings(rows, settings),
-        ]
-        for text in warnings:
+        job = _job(source, settings.spec, workdir, settings, _split_file(settings))
+        plan = run(job)
+        for text in plan.warnings:
             log.warning("%s", text)
-
-        content = fingerprint(rows, spec.to_json(), settings.class_names)
-        digest = leaky.fingerprint(content, dealt.mark)
-        identity: dict[str, Any] = {"fingerprint": digest}
-        if dealt.mark is not None:
-            identity |= {"content": content, leaky.KEY: dealt.mark}
-        _write_dataset(workdir, rows, kept, spec, identity, settings)
-        quality = denoising_summary(kept)
-        _write_tables(workdir.result, rows, rejected, {**audit.to_dict(), "warnings": warnings})
+        _write_tables(workdir.result, plan.rows, plan.rejected, plan.audit)
+        quality = plan.denoising
         if quality:
             write_json(workdir.result / "denoising.json", quality)
-        keys = {image.record.file: image.prepared.key for image in kept}
+        keys = dict(zip((row.file for row in plan.rows), plan.keys, strict=True))
         write_report(
             workdir.result / "report.html",
-            rows=rows,
-            rejected=rejected,
+            rows=plan.rows,
+            rejected=plan.rejected,
             class_names=list(settings.class_names),
-            spec=spec,
-            fingerprint=digest,
-            audit=audit.to_dict(),
-            warnings=warnings,
+            spec=job.spec,
+            fingerprint=plan.fingerprint,
+            audit=plan.audit,
+            warnings=plan.warnings,
             denoising=quality["mean"] if quality else None,
-            load_image=lambda row: load_image(workdir.cache, keys[row.file]),
+            load_image=lambda row: load_image(plan.cache, keys[row.file]),
             dealing=settings.split.told(),
-            mark=dealt.mark,
+            mark=plan.mark,
         )
         if str(source) == PHANTOM:
-            gathered.root.rename(workdir.result / PHANTOM)
+            job.listed.root.rename(workdir.result / PHANTOM)
         workdir.publish()
-    counts = Counter(row.split for row in rows)
+    counts = Counter(row.split for row in plan.rows)
     images_by_split = {name: counts[name] for name in in_order(counts)}
     shown = ", ".join(f"{name} {count}" for name, count in images_by_split.items())
-    log.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(rejected))
+    log.info("wrote %s: %s images; %d files left out (quarantine.csv)", out, shown, len(plan.rejected))
     return PrepareResult(
         out=out,
         images=images_by_split,
-        quarantined=len(rejected),
-        fingerprint=digest,
-        warnings=tuple(warnings),
+        quarantined=len(plan.rejected),
+        fingerprint=plan.fingerprint,
+        warnings=tuple(plan.warnings),
         denoising=quality["mean"] if quality else None,
     )
 
@@ -174,11 +133,11 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         check_destination(_folder(source), out, ours=holds_audit(out), overwrite=settings.overwrite)
     with open_workdir(out) as workdir:
         workdir.result.mkdir()
-        gathered = _gather(source, spec, workdir, settings)
+        job = _job(source, spec, workdir, settings)
+        gathered = gather_locally(job)
         images = gathered.images
-        audit = _audit_images(images, workdir.cache, settings)
-        groups = {image.record.file: name for image, name in zip(images, audit.groups, strict=True)}
-        rows = make_rows(images, groups, [""] * len(images))
+        audit = audit_locally(job, gathered)
+        rows = make_rows(images, group_names(images, audit), [""] * len(images))
         warnings = [*gathered.warnings, *source_warnings(images, settings), *audit_warnings(audit)]
         found = {**audit.to_dict(), "warnings": warnings}
         _write_tables(workdir.result, rows, gathered.rejected, found)
@@ -200,17 +159,13 @@ def _folder(source: str | Path) -> Path | None:
     return None if str(source) == PHANTOM else Path(source)
 
 
-def _split_file(settings: PrepareSettings) -> SplitFile | None:
-    return SplitFile.read(Path(settings.split.file), settings.fractions) if settings.split.file else None
-
-
-def _gather(
+def _job(
     source: str | Path,
     spec: PreprocessSpec,
     workdir: Workdir,
     settings: PrepareSettings,
     table: SplitFile | None = None,
-) -> _Gathered:
+) -> Job:
     listed, clean = _read(source, workdir, settings)
     given = next((record for record in listed.records if record.split), None)
     if settings.split.folds and given:
@@ -220,10 +175,11 @@ def _gather(
         )
     if table is not None:
         listed = table.of_source(listed)
-    images, rejected = _process(listed, clean, spec, workdir, settings)
-    total = len(listed.records) + len(listed.rejected)
-    check_quarantine(rejected, total, workdir.folder, settings.quarantine.max_fraction)
-    return _Gathered(listed.root, images, rejected, listed.warnings)
+    return Job(listed, clean, spec, settings, workdir, table=table)
+
+
+def _split_file(settings: PrepareSettings) -> SplitFile | None:
+    return SplitFile.read(Path(settings.split.file), settings.fractions) if settings.split.file else None
 
 
 def _read(
@@ -245,83 +201,8 @@ def _phantom(folder: Path, settings: PrepareSettings) -> Path:
     root = folder / f"phantom-{digest}"
     if not root.exists():
         log.info("generating the phantom")
-        write_phantom(root, settings.phantom_config(workers=max(1, _workers(settings))))
+        write_phantom(root, settings.phantom_config(workers=max(1, worker_count(settings))))
     return root
-
-
-def _workers(settings: PrepareSettings) -> int:
-    return available_cores() if settings.workers < 0 else settings.workers
-
-
-def _process(
-    listed: Source,
-    clean: Mapping[str, Path],
-    spec: PreprocessSpec,
-    workdir: Workdir,
-    settings: PrepareSettings,
-) -> tuple[list[PreparedImage], list[Rejected]]:
-    """Runs the task of every record; the result does not depend on the number of workers."""
-    limits = Limits(**vars(settings.limits))
-    tasks = [
-        ImageTask(listed.root / r.file, clean.get(r.file), spec, limits, workdir.cache, workdir.secret)
-        for r in listed.records
-    ]
-    records, rejected = list(listed.records), list(listed.rejected)
-    if settings.privacy.file_names == "hash":
-        records = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in records]
-        rejected = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in rejected]
-    results: list[Prepared | Failed | None] = [None] * len(tasks)
-    failures, total = len(rejected), len(tasks) + len(rejected)
-    workers = 0 if spec.denoise.in_parent else min(_workers(settings), len(tasks))
-    with progress("preparing images", len(tasks)) as advance:
-        for index, result in run_tasks(prepare_image, tasks, workers):
-            if isinstance(result, WorkerDied):
-                result = Failed("the worker process died on it (crash or out of memory)")
-            results[index] = result
-            failures += isinstance(result, Failed)
-            advance()
-            if failures > settings.quarantine.max_fraction * total:
-                break
-    done: list[tuple[Record, Prepared]] = []
-    for record, outcome in sorted(zip(records, results, strict=True), key=lambda pair: pair[0].file):
-        if isinstance(outcome, Prepared):
-            done.append((record, outcome))
-        elif isinstance(outcome, Failed):
-            rejected.append(Rejected(record.file, outcome.reason))
-    patients = assign_patients(
-        [record.file for record, _ in done],
-        [record.patient_id for record, _ in done],
-        [outcome.patient for _, outcome in done],
-    )
-    images = [PreparedImage(record, outcome, patients[record.file]) for record, outcome in done]
-    return images, sorted(rejected, key=lambda r: (r.file, r.reason))
-
-
-def _audit_images(images: Sequence[PreparedImage], cache: Path, settings: PrepareSettings) -> Audit:
-    """Copies, contradictions and shortcuts; near duplicates are sought on the prepared images."""
-    log.info("auditing %d images", len(images))
-    records = [
-        AuditRecord(
-            file=image.record.file,
-            label=image.record.label,
-            patient_id=image.patient_id,
-            sha256=image.prepared.sha256,
-            n_bytes=image.prepared.n_bytes,
-            width=image.prepared.width,
-            height=image.prepared.height,
-            bits=image.prepared.bits,
-            sigma=image.prepared.sigma,
-            metadata=image.metadata,
-        )
-        for image in images
-    ]
-    return audit_records(
-        records,
-        lambda index: load_image(cache, images[index].prepared.key)[..., 0],
-        near_duplicates=settings.audit.near_duplicates,
-        shortcuts=settings.audit.shortcuts,
-        seed=settings.seed,
-    )
 
 
 def _write_tables(
@@ -330,34 +211,3 @@ def _write_tables(
     write_manifest(folder / "manifest.csv", rows)
     write_quarantine(folder / "quarantine.csv", rejected)
     write_json(folder / "audit.json", audit)
-
-
-def _write_dataset(
-    workdir: Workdir,
-    rows: Sequence[Row],
-    kept: Sequence[PreparedImage],
-    spec: PreprocessSpec,
-    identity: Mapping[str, Any],
-    settings: PrepareSettings,
-) -> None:
-    keys = {row.id: image.prepared.key for row, image in zip(rows, kept, strict=True)}
-    splits: dict[str, list[Example]] = {}
-    for name in in_order(row.split for row in rows):
-        splits[name] = [
-            Example(row.id, row.file, row.label, row.patient_id, row.group, row.metadata)
-            for row in rows
-            if row.split == name
-        ]
-    write_shards(
-        workdir.result,
-        splits,
-        lambda example: load_image(workdir.cache, keys[example.id]),
-        image_size=spec.image_size,
-        class_names=list(settings.class_names),
-        description={
-            "preprocessing": spec.to_dict(),
-            "class_names": list(settings.class_names),
-            **identity,
-            "split": {**settings.fractions, "seed": settings.seed, **settings.split.told()},
-        },
-    )

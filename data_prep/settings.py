@@ -113,12 +113,23 @@ class QuarantineSection:
 
 @dataclasses.dataclass(frozen=True)
 class LimitsSection:
-    """`limits.*`: see `data_prep.decode.Limits`."""
+    """`limits.*`: see `data_prep.decode.Limits`.
+
+    Attributes:
+        seconds: after which a file's worker is ended and the file left out. It is no limit on what is decoded, so that
+            what was prepared under another one is taken from the cache.
+    """
 
     max_pixels: Annotated[int, AtLeastOne] = Limits.max_pixels
     max_bytes: Annotated[int, AtLeastOne] = Limits.max_bytes
     min_side: Annotated[int, AtLeastOne] = Limits.min_side
     modalities: tuple[str, ...] = Limits.modalities
+    seconds: Annotated[float, Positive] = 600.0
+
+    @property
+    def of_decoding(self) -> Limits:
+        """Those that the decoder keeps."""
+        return Limits(self.max_pixels, self.max_bytes, self.min_side, self.modalities)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 import contextlib
 import dataclasses
-import functools
 import io
 import itertools
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.writer import ExampleWriter, ShardWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 DATASET_NAME = "radiographs"
@@ -67,7 +69,87 @@ def _is_number(text: str) -> bool:
         return False
 
 
-class _OrderedWriter(tfds.core.writer.ExampleWriter):
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the records of a data set consist of.
+
+    Attributes:
+        image_size: height and width.
+        class_names: of the label, in order.
+        columns: of the metadata -> feature name.
+        numeric: those that are stored as numbers.
+    """
+
+    image_size: int
+    class_names: tuple[str, ...]
+    columns: Mapping[str, str]
+    numeric: frozenset[str]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], image_size: int, class_names: Sequence[str]) -> "Layout":
+        """The layout that holds all of these."""
+        columns = metadata_columns(examples)
+        return cls(
+            image_size, tuple(class_names), columns, frozenset(numeric_columns(examples, list(columns)))
+        )
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """As TFDS describes them."""
+        size = self.image_size
+        features = {
+            "image": tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32, encoding="bytes"),
+            "label": tfds.features.ClassLabel(names=list(self.class_names)),
+            "id": tfds.features.Text(),
+            "file": tfds.features.Text(),
+            "patient_id": tfds.features.Text(),
+            "group": tfds.features.Text(),
+        }
+        for column, name in self.columns.items():
+            numeric = column in self.numeric
+            features[name] = tfds.features.Scalar(dtype=np.float32) if numeric else tfds.features.Text()
+        return tfds.features.FeaturesDict(features)
+
+    def record(self, example: Example, image: np.ndarray) -> dict[str, Any]:
+        """One example's features."""
+        if not np.isfinite(image).all():
+            raise ValueError(
+                f"{example.file}: prepared pixels are not finite"
+            )  # a defect: never into a shard
+        record = {
+            "image": image,
+            "label": example.label,
+            "id": example.id,
+            "file": example.file,
+            "patient_id": example.patient_id,
+            "group": example.group,
+        }
+        for column, name in self.columns.items():
+            text = example.metadata.get(column, "")
+            record[name] = np.float32(text or "nan") if column in self.numeric else text
+        return record
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of a split.
+
+    Attributes:
+        split: its name.
+        index: of the shard within the split.
+        examples: in their order.
+    """
+
+    split: str
+    index: int
+    examples: Sequence[Example]
+
+    @property
+    def name(self) -> str:
+        """By which it is told from all others of the data set."""
+        return f"{self.split}-{self.index:05d}"
+
+
+class _OrderedWriter(ExampleWriter):
     """Writes the features of each example in the order of their names.
 
     A protocol buffer's map has none, so that two equal runs would give files of other bytes.
@@ -82,8 +164,25 @@ class _OrderedWriter(tfds.core.writer.ExampleWriter):
         return super().write(path, ordered)
 
 
-class Radiographs(tfds.core.ShardBasedBuilder):
-    """TFDS builder over examples that are already preprocessed; keeps their order."""
+def write_shard(
+    path: Path, shard: Shard, layout: Layout, load_image: Callable[[Example], np.ndarray]
+) -> None:
+    """Writes one ArrayRecord file, whose bytes are a function of its examples alone.
+
+    Args:
+        path: of the file, on a local disk.
+        shard: what it holds.
+        layout: of the whole data set.
+        load_image: example -> float32 (image_size, image_size, 1).
+    """
+    features = layout.features()
+    serializer = ExampleSerializer(features.get_serialized_info())
+    writer = ShardWriter(features, serializer, _OrderedWriter(tfds.core.FileFormat.ARRAY_RECORD))
+    writer.write(((e.id, layout.record(e, load_image(e))) for e in shard.examples), tfds.core.Path(path))
+
+
+class Radiographs(FileReaderBuilder):
+    """TFDS builder of shards that are put where it says."""
 
     name = DATASET_NAME
     VERSION = tfds.core.Version(VERSION)
@@ -94,74 +193,44 @@ class Radiographs(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         *,
-        splits: Mapping[str, Sequence[Example]],
-        load_image: Callable[[Example], np.ndarray],
-        image_size: int,
-        class_names: Sequence[str],
+        shards: Sequence[Shard],
+        layout: Layout,
+        put: Callable[[Shard, Path], None],
         description: Mapping[str, object],
         data_dir: Path,
     ) -> None:
-        self._splits = splits
-        self._load_image = load_image
-        self._image_size = image_size
-        self._class_names = list(class_names)
+        self._shards = shards
+        self._layout = layout
+        self._put = put
         self._description = dict(description)
-        everything = [example for examples in splits.values() for example in examples]
-        self._columns = metadata_columns(everything)
-        self._numeric = numeric_columns(everything, list(self._columns))
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = self._image_size
-        features = {
-            "image": tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=self._class_names),
-            "id": tfds.features.Text(),
-            "file": tfds.features.Text(),
-            "patient_id": tfds.features.Text(),
-            "group": tfds.features.Text(),
-        }
-        for column, name in self._columns.items():
-            numeric = column in self._numeric
-            features[name] = tfds.features.Scalar(dtype=np.float32) if numeric else tfds.features.Text()
         return tfds.core.DatasetInfo(
             builder=self,
             description="Radiographs prepared by osteojax.",
-            features=tfds.features.FeaturesDict(features),
+            features=self._layout.features(),
             metadata=tfds.core.MetadataDict(self._description),
         )
 
-    def _example_writer(self) -> _OrderedWriter:
-        return _OrderedWriter(file_format=self.info.file_format)
-
-    def _shard_iterators_per_split(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
-        del dl_manager
-        return {
-            name: [functools.partial(self._generate_examples, shard) for shard in even_shards(examples)]
-            for name, examples in self._splits.items()
-        }
-
-    def _generate_examples(self, examples: Sequence[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for example in examples:
-            image = self._load_image(example)
-            if not np.isfinite(image).all():
-                raise ValueError(
-                    f"{example.file}: prepared pixels are not finite"
-                )  # a defect: never into a shard
-            record = {
-                "image": image,
-                "label": example.label,
-                "id": example.id,
-                "file": example.file,
-                "patient_id": example.patient_id,
-                "group": example.group,
-            }
-            for column, name in self._columns.items():
-                text = example.metadata.get(column, "")
-                record[name] = np.float32(text or "nan") if column in self._numeric else text
-            yield example.id, record
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        del dl_manager, download_config
+        found = []
+        for split, group in itertools.groupby(self._shards, key=lambda shard: shard.split):
+            shards = list(group)
+            template = self._get_filename_template(split_name=split)
+            paths = [template.sharded_filepath(shard_index=s.index, num_shards=len(shards)) for s in shards]
+            for shard, path in zip(shards, paths, strict=True):
+                self._put(shard, Path(path))
+            found.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[len(shard.examples) for shard in shards],
+                    num_bytes=sum(path.stat().length for path in paths),
+                    filename_template=template,
+                )
+            )
+        self.info.set_splits(tfds.core.splits.SplitDict(found))
 
 
 def even_shards(examples: Sequence[Example]) -> list[Sequence[Example]]:
@@ -169,6 +238,19 @@ def even_shards(examples: Sequence[Example]) -> list[Sequence[Example]]:
     count = max(1, math.ceil(len(examples) / EXAMPLES_PER_SHARD))
     ends = [round(len(examples) * k / count) for k in range(count + 1)]
     return [examples[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def make_shards(splits: Mapping[str, Sequence[Example]]) -> list[Shard]:
+    """The shards of all splits, in order.
+
+    Args:
+        splits: split -> examples in the order in which they are to be stored; none empty.
+    """
+    return [
+        Shard(split, index, examples)
+        for split, everything in splits.items()
+        for index, examples in enumerate(even_shards(everything))
+    ]
 
 
 def write_shards(
@@ -190,15 +272,34 @@ def write_shards(
         class_names: the label's names in order.
         description: JSON-serialisable; becomes the data set's `info.metadata`.
     """
-    scratch = out.parent / (out.name + ".tfds")
-    builder = Radiographs(
-        splits=splits,
-        load_image=load_image,
-        image_size=image_size,
-        class_names=class_names,
-        description=description,
-        data_dir=scratch,
+    layout = Layout.of([e for examples in splits.values() for e in examples], image_size, class_names)
+    assemble(
+        out,
+        make_shards(splits),
+        layout,
+        lambda shard, path: write_shard(path, shard, layout, load_image),
+        description,
     )
+
+
+def assemble(
+    out: Path,
+    shards: Sequence[Shard],
+    layout: Layout,
+    put: Callable[[Shard, Path], None],
+    description: Mapping[str, object],
+) -> None:
+    """Makes a data set of its shards.
+
+    Args:
+        out: folder to create; its parent must exist.
+        shards: of each split one after the other.
+        layout: of their records.
+        put: puts a shard's file at a path.
+        description: JSON-serialisable; becomes the data set's `info.metadata`.
+    """
+    scratch = out.parent / (out.name + ".tfds")
+    builder = Radiographs(shards=shards, layout=layout, put=put, description=description, data_dir=scratch)
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))

@@ -20,7 +20,7 @@ INSIDE = ".partial"
 # By these a finished folder is told; each is written, moved and replaced last.
 _TELLING = ("audit.json", "dataset_info.json")
 _NOT_CONTENT = {"lost+found", INSIDE}
-_LEFTOVERS = ("dataset", "dataset.tfds", "replaced")
+_LEFTOVERS = ("beam", "dataset", "dataset.tfds", "replaced")
 
 
 @dataclasses.dataclass(frozen=True)

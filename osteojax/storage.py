@@ -679,3 +679,13 @@ def _remove(path: Path) -> None:
 def localise_source(source: str) -> str | Path:
     """`localise` for a `--source`, which may be a word."""
     return localise(source) if is_remote(source) else source
+
+
+def folder_address(source: str) -> str | None:
+    """The address that the files of a `--source` are named below, where their objects bear their names; else None.
+
+    A folder that we published is none of these: an object of it may be called otherwise.
+    """
+    if not is_remote(source) or read_listing(Store(source)) is not None:
+        return None
+    return source.rstrip("/") if Store(source).names() else source.rstrip("/").rpartition("/")[0]

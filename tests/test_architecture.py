@@ -12,6 +12,7 @@ GROUND = {
     "osteojax.errors",
     "osteojax.files",
     "osteojax.page",
+    "osteojax.place",
     "osteojax.storage",
     "osteojax.registry",
     "osteojax.progress",

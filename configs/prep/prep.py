@@ -58,6 +58,8 @@ def get_config() -> ConfigDict:
     # The run stops when more than this share of the files cannot be used.
     config.quarantine = ConfigDict({"max_fraction": 0.1})
     config.limits = ConfigDict({"max_pixels": 100_000_000, "max_bytes": 512 * 2**20, "min_side": 32})
+    # A file that takes longer is ended and left out; kept by worker processes, so not where workers=0.
+    config.limits.seconds = 600.0
     # DICOM modalities that are taken; "SC" lets secondary captures in.
     config.limits.modalities = ("CR", "DX", "DR", "RG", "XR", "RF", "PX", "IO", "MG")
 

@@ -98,7 +98,6 @@ def audit_records(
         shortcuts: whether to score the trivial cues.
         seed: of the folds and the bootstrap.
     """
-    contents = _same_content(records)
     thumbnails = np.zeros((len(records), THUMBNAIL, THUMBNAIL), np.uint8)
 
     def images() -> Iterator[NDArray[np.floating]]:
@@ -107,18 +106,38 @@ def audit_records(
             thumbnails[index] = thumbnail(image)
             yield image
 
-    pairs: list[NearDuplicate] = []
+    pairs: list[NearDuplicate] | None = None
     if near_duplicates:
-        pairs = _near_duplicates(records, contents, images())
+        pairs = _near_duplicates(records, images())
     elif shortcuts:
         collections.deque(images(), maxlen=0)  # for the thumbnails alone
+    return conclude(records, pairs, thumbnails if shortcuts else None, seed=seed)
+
+
+def conclude(
+    records: Sequence[AuditRecord],
+    pairs: Sequence[NearDuplicate] | None,
+    thumbnails: NDArray[np.uint8] | None,
+    *,
+    seed: int = 0,
+) -> Audit:
+    """What follows from the pairs that were found.
+
+    Args:
+        records: the images.
+        pairs: of near duplicates, by the records' numbers; None where they were not looked for.
+        thumbnails: uint8 (n, THUMBNAIL, THUMBNAIL) to score the trivial cues on; None not to.
+        seed: of the folds and the bootstrap.
+    """
+    contents = same_content(records)
+    found = pairs or ()
     copies: list[list[tuple[str, object]]] = [[("content", r.sha256)] for r in records]
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(found):
         for index in (pair.part, pair.whole):
             copies[index].append(("pair", number))
     patients = [[*keys, ("patient", r.patient_id)] for keys, r in zip(copies, records, strict=True)]
     groups = _group_names(records, connected_groups(patients))
-    joined = {index for pair in pairs for index in (pair.part, pair.whole)}
+    joined = {index for pair in found for index in (pair.part, pair.whole)}
     pictures = connected_groups(copies)
     near = [p for p in _members(pictures) if not joined.isdisjoint(p)]
 
@@ -129,12 +148,12 @@ def audit_records(
         records=tuple(records),
         groups=groups,
         exact_duplicates=tuple(c for c in contents if len(c) > 1),
-        near_duplicates=tuple(pairs),
+        near_duplicates=tuple(found),
         conflicts=tuple(filter(contradict, contents)),
         near_conflicts=tuple(filter(contradict, near)),
-        shortcuts=tuple(score_shortcuts(records, groups, thumbnails, seed)) if shortcuts else (),
+        shortcuts=() if thumbnails is None else tuple(score_shortcuts(records, groups, thumbnails, seed)),
         pictures=tuple(pictures),
-        searched=near_duplicates,
+        searched=pairs is not None,
     )
 
 
@@ -145,7 +164,8 @@ def _members(components: Sequence[Hashable]) -> list[tuple[int, ...]]:
     return [tuple(group) for group in members.values()]
 
 
-def _same_content(records: Sequence[AuditRecord]) -> list[tuple[int, ...]]:
+def same_content(records: Sequence[AuditRecord]) -> list[tuple[int, ...]]:
+    """The records by identical pixels, in the order of the first of each."""
     return _members([r.sha256 for r in records])
 
 
@@ -157,16 +177,27 @@ def _group_names(records: Sequence[AuditRecord], components: Sequence[int]) -> t
 
 
 def _near_duplicates(
-    records: Sequence[AuditRecord],
-    contents: Sequence[tuple[int, ...]],
-    images: Iterable[NDArray[np.floating]],
+    records: Sequence[AuditRecord], images: Iterable[NDArray[np.floating]]
 ) -> list[NearDuplicate]:
     """Near duplicates among one representative of each content; pairs of one patient are joined already."""
-    first = [group[0] for group in contents]
-    chosen, patients = set(first), [{records[i].patient_id for i in group} for group in contents]
+    contents = same_content(records)
+    first = {group[0] for group in contents}
     pairs = find_near_duplicates(
-        (image for index, image in enumerate(images) if index in chosen),
-        len(first),
-        same=lambda a, b: not patients[a].isdisjoint(patients[b]),
+        (image for index, image in enumerate(images) if index in first),
+        len(contents),
+        same=of_one_patient(records, contents),
     )
-    return [dataclasses.replace(p, part=first[p.part], whole=first[p.whole]) for p in pairs]
+    return by_record(pairs, contents)
+
+
+def of_one_patient(
+    records: Sequence[AuditRecord], contents: Sequence[tuple[int, ...]]
+) -> Callable[[int, int], bool]:
+    """Whether two contents, by number, are of one patient."""
+    patients = [{records[i].patient_id for i in group} for group in contents]
+    return lambda a, b: not patients[a].isdisjoint(patients[b])
+
+
+def by_record(pairs: Iterable[NearDuplicate], contents: Sequence[tuple[int, ...]]) -> list[NearDuplicate]:
+    """Pairs of contents as pairs of the first record of each."""
+    return [dataclasses.replace(p, part=contents[p.part][0], whole=contents[p.whole][0]) for p in pairs]

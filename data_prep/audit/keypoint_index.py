@@ -57,7 +57,11 @@ class KeypointIndex:
         if total > _EXACT and len(sample) > _EXACT / 2:
             lists = int(min(4 * total**0.5, len(sample) / 64, 8192))
             self._index = faiss.index_factory(DIMENSIONS, f"PCA64,IVF{lists},PQ32x4fs")
+            # k-means adds up in the order of its threads: by one, so that the cores of a machine change nothing.
+            threads = faiss.omp_get_max_threads()
+            faiss.omp_set_num_threads(1)
             self._index.train(sample)
+            faiss.omp_set_num_threads(threads)
             faiss.extract_index_ivf(self._index).nprobe = 8
         self._owner: list[NDArray[np.int32]] = []
         self._points: list[NDArray[np.float16]] = []

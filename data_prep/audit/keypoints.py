@@ -6,6 +6,7 @@ its odd parts, so that a copy of any kind is sought by one query and not by four
 """
 
 import dataclasses
+import functools
 
 import cv2
 import numpy as np
@@ -33,11 +34,16 @@ class Keypoints:
 
     Attributes:
         points: float32 (k, 2), x and y in units of the image's width and height.
-        descriptors: float32 (k, DIMENSIONS), norm 1.
+        sift: uint8 (k, DIMENSIONS), SIFT's own descriptors.
     """
 
     points: NDArray[np.float32]
-    descriptors: NDArray[np.float32]
+    sift: NDArray[np.uint8]
+
+    @functools.cached_property
+    def descriptors(self) -> NDArray[np.float32]:
+        """float32 (k, DIMENSIONS), norm 1: what is compared."""
+        return _unsigned(self.sift.astype(np.float32))
 
 
 def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
@@ -47,7 +53,7 @@ def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
     grey = np.rint((image - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
     # Evened out: what is dim or clipped by a window still has its keypoints among the strongest.
     even = cv2.createCLAHE(4.0, (4, 4))
-    points, descriptors = [np.zeros((0, 2), np.float32)], [np.zeros((0, DIMENSIONS), np.float32)]
+    points, sift = [np.zeros((0, 2), np.float32)], [np.zeros((0, DIMENSIONS), np.uint8)]
     for (height, width), count in _VIEWS:
         view = even.apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
         found, values = cv2.SIFT_create(
@@ -55,8 +61,8 @@ def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
         ).detectAndCompute(view, None)
         if values is not None and len(found):
             points.append(cv2.KeyPoint.convert(found) / np.array([width, height], np.float32))
-            descriptors.append(_unsigned(values))
-    return Keypoints(np.concatenate(points), np.concatenate(descriptors))
+            sift.append(values.astype(np.uint8))  # whole numbers, though OpenCV gives them as float32
+    return Keypoints(np.concatenate(points), np.concatenate(sift))
 
 
 def _unsigned(sift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -84,17 +84,50 @@ def find_near_duplicates(
         joins every group of copies but does not hold all of its pairs.
     """
     thumbnails: list[NDArray[np.uint8]] = []
-    candidates: list[Candidate] = []
-    index: KeypointIndex | None = None
-    with _threads() as pool:
+
+    def described() -> Iterator[list[Keypoints]]:
         for block in blocks(images, _BLOCK):
             keypoints, small = _described(block, pool)
-            index = index or KeypointIndex(keypoints, count)
-            index.add(keypoints)
-            for found in index.candidates(keypoints, pool, first=len(thumbnails)):
-                candidates += found[:_ALIGNED]
-            thumbnails += small
-        return _verified(candidates, thumbnails, same, accept, pool)
+            thumbnails.extend(small)
+            yield keypoints
+
+    with _threads() as pool:
+        candidates = list(_candidates(described(), count, pool))
+
+        def look(some: Sequence[Candidate]) -> Iterable[NearDuplicate | None]:
+            return pool.map(lambda c: compare(c, thumbnails[c.query], thumbnails[c.known]), some)
+
+        return choose(candidates, len(thumbnails), look, same=same, accept=accept)
+
+
+def describe(image: NDArray[np.floating]) -> tuple[Keypoints, NDArray[np.uint8]]:
+    """What the search needs of an image (height, width) in any range: 136 bytes a keypoint, and its thumbnail."""
+    with opencv_alone():
+        return find_keypoints(image), thumbnail(image)
+
+
+def find_candidates(keypoints: Iterable[Keypoints], count: int) -> Iterator[Candidate]:
+    """The pairs of images that are worth a look, of what `describe` gave of each; keeps about 14 KiB an image.
+
+    Args:
+        keypoints: of the images in their order; taken once, a block at a time.
+        count: how many images there are.
+    """
+    with _threads() as pool:
+        yield from _candidates(blocks(keypoints, _BLOCK), count, pool)
+
+
+def _candidates(
+    described: Iterable[list[Keypoints]], count: int, pool: ThreadPoolExecutor
+) -> Iterator[Candidate]:
+    """Each block is added to the index, and sought among what is there by then."""
+    index, first = None, 0
+    for keypoints in described:
+        index = index or KeypointIndex(keypoints, count)
+        index.add(keypoints)
+        for found in index.candidates(keypoints, pool, first=first):
+            yield from found[:_ALIGNED]
+        first += len(keypoints)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +177,7 @@ def find_copies(
         for block in blocks(queries, _BLOCK):
             keypoints, small = _described(block, pool)
             for query, found in enumerate(index.candidates(keypoints, pool)):
-                pairs = [_pair(c, small[query], thumbnails[c.known]) for c in found[:_ALIGNED]]
+                pairs = [compare(c, small[query], thumbnails[c.known]) for c in found[:_ALIGNED]]
                 alike = [
                     (p.correlation, c.known) for p, c in zip(pairs, found, strict=False) if p is not None
                 ]
@@ -155,15 +188,21 @@ def find_copies(
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, in each of which OpenCV and faiss work by themselves."""
+def opencv_alone() -> Iterator[None]:
+    """OpenCV works in the caller's thread; how it shares work among its own decides the order of what it finds."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        with ThreadPoolExecutor(available_cores()) as pool:
-            yield pool
+        yield
     finally:
         cv2.setNumThreads(before)
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """A thread a core, in each of which OpenCV and faiss work by themselves."""
+    with opencv_alone(), ThreadPoolExecutor(available_cores()) as pool:
+        yield pool
 
 
 def _described(
@@ -172,37 +211,43 @@ def _described(
     return list(pool.map(find_keypoints, images)), list(pool.map(thumbnail, images))
 
 
-def _verified(
+def choose(
     candidates: Sequence[Candidate],
-    thumbnails: Sequence[NDArray[np.uint8]],
+    count: int,
+    look: Callable[[Sequence[Candidate]], Iterable[NearDuplicate | None]],
+    *,
     same: Callable[[int, int], bool],
-    accept: float,
-    pool: ThreadPoolExecutor,
+    accept: float = ACCEPT,
 ) -> list[NearDuplicate]:
-    """The candidates that are copies; what others connect already is not looked at."""
-    joined = Components(len(thumbnails))
+    """The candidates that are copies; what others connect already is not looked at.
+
+    Args:
+        candidates: in any order.
+        count: how many images there are.
+        look: some of them -> what `compare` gives of each.
+        same: as in `find_near_duplicates`.
+        accept: likewise.
+    """
+    joined = Components(count)
 
     def open_still(candidate: Candidate) -> bool:
         query, known = candidate.query, candidate.known
         return joined.find(query) != joined.find(known) and not same(query, known)
-
-    def look(candidate: Candidate) -> NearDuplicate | None:
-        return _pair(candidate, thumbnails[candidate.query], thumbnails[candidate.known])
 
     found = []
     ordered = sorted(candidates, key=lambda c: (-c.agree, c.query, c.known))
     # Many at a time, for the threads; the result is that of one after the other.
     for block in blocks(ordered, _AT_A_TIME):
         looked_at = [c for c in block if open_still(c)]
-        for candidate, pair in zip(looked_at, pool.map(look, looked_at), strict=True):
+        for candidate, pair in zip(looked_at, look(looked_at), strict=True):
             if pair is not None and pair.correlation >= accept and open_still(candidate):
                 found.append(pair)
                 joined.join(candidate.query, candidate.known)
     return sorted(found, key=lambda pair: (pair.part, pair.whole))
 
 
-def _pair(candidate: Candidate, query: NDArray[np.uint8], known: NDArray[np.uint8]) -> NearDuplicate | None:
-    """The pair after alignment, the one that shows less as the part, or None if it cannot be aligned."""
+def compare(candidate: Candidate, query: NDArray[np.uint8], known: NDArray[np.uint8]) -> NearDuplicate | None:
+    """The pair of thumbnails after alignment, the one that shows less as the part, or None if it cannot be aligned."""
     part, whole, matrix = candidate.query, candidate.known, candidate.matrix
     larger = abs(float(np.linalg.det(matrix[:, :2])))
     if larger > _LARGER or (larger > 1 / _LARGER and part < whole):

@@ -57,15 +57,20 @@ def read_bytes(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
             raise DecodeError("is a folder")
         if not stat.S_ISREG(status.st_mode):
             raise DecodeError("not a regular file (pipe, socket or device)")
-        if status.st_size == 0:
-            raise DecodeError("empty file (0 bytes)")
-        if status.st_size > limits.max_bytes:
-            raise DecodeError(f"file of {status.st_size} bytes is over the limit of {limits.max_bytes}")
+        check_size(status.st_size, limits)
         return Path(path).read_bytes()
     except FileNotFoundError:
         raise DecodeError("no such file") from None
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror or error}") from None
+
+
+def check_size(size: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raises DecodeError for a file of no byte, or of more than are taken."""
+    if size == 0:
+        raise DecodeError("empty file (0 bytes)")
+    if size > limits.max_bytes:
+        raise DecodeError(f"file of {size} bytes is over the limit of {limits.max_bytes}")
 
 
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Radiograph:

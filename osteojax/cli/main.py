@@ -59,12 +59,11 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command; returns the exit status."""
     parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
-    overrides = [word for word in rest if word.startswith("--config.")]
+    taken = (("--config.",) if hasattr(arguments, "config") else ()) + getattr(arguments, "passed_on", ())
+    overrides = [word for word in rest if word.startswith(taken)]
     unknown = [word for word in rest if word not in overrides]
-    if unknown or (overrides and not hasattr(arguments, "config")):
-        parser.error(
-            f"{arguments.command}: unknown argument {(unknown or overrides)[0]}; overrides are --config.key=value"
-        )
+    if unknown:
+        parser.error(f"{arguments.command}: unknown argument {unknown[0]}; overrides are --config.key=value")
     logging.basicConfig(
         level=logging.WARNING,
         format="%(asctime)s %(levelname).1s %(message)s",

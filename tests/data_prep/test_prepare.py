@@ -123,7 +123,7 @@ def test_folds_that_cannot_be(folders, tmp_path, monkeypatch):
     given = tmp_path / "given"
     for i in range(30):
         write_image(given / "train" / CLASSES[i % 3] / f"{i}.png", i)
-    monkeypatch.setattr("data_prep.prepare.run_tasks", None)  # nothing is decoded before that is told
+    monkeypatch.setattr("data_prep.runner.run_tasks", None)  # nothing is decoded before that is told
     with pytest.raises(UserError, match=r"deals all patients anew, but the source puts .* into train"):
         prepare(str(given), tmp_path / "out", settings(split__folds=3))
     assert not (tmp_path / "out").exists()
@@ -290,11 +290,11 @@ def test_doubtful_noise_estimates_are_said_aloud(tmp_path, monkeypatch):
 
 
 def test_a_file_that_kills_its_worker_is_quarantined(tmp_path, monkeypatch):
-    def one_dies(function, tasks, workers):
+    def one_dies(function, tasks, workers, seconds):
         for index, task in enumerate(tasks):
             yield index, WorkerDied() if index == 4 else function(task)
 
-    monkeypatch.setattr("data_prep.prepare.run_tasks", one_dies)
+    monkeypatch.setattr("data_prep.runner.run_tasks", one_dies)
     rows, images = ordinary()
     prepare(labelled(tmp_path / "in", rows, images), tmp_path / "out", settings())
     (reason,) = quarantined(tmp_path / "out").values()
@@ -604,7 +604,7 @@ def test_a_file_that_goes_during_the_run_is_quarantined(tmp_path, folders, monke
         task.path.unlink(missing_ok=True)
         return result
 
-    monkeypatch.setattr("data_prep.prepare.prepare_image", then_gone)
+    monkeypatch.setattr("data_prep.runner.prepare_image", then_gone)
     assert prepare(folders, tmp_path / "again", settings()).images["train"]
 
 

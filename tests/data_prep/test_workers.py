@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from data_prep.workers import WorkerDied, run_tasks
+from data_prep.workers import TookTooLong, WorkerDied, run_tasks
 
 
 def square(number):
@@ -54,3 +54,44 @@ def test_workers_end_with_their_parent_in_the_middle_of_a_task():
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+def square_or_hang(number):
+    if number == 3:
+        time.sleep(600)
+    return number * number
+
+
+def test_a_task_that_hangs_is_ended_and_is_the_only_one_lost():
+    results = dict(run_tasks(square_or_hang, range(10), 2, seconds=2))
+    assert isinstance(results.pop(3), TookTooLong)
+    assert results == {i: i * i for i in range(10) if i != 3}
+
+
+def die_once(marker):
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def test_a_worker_that_is_killed_from_outside_costs_nothing(tmp_path):
+    assert dict(run_tasks(die_once, [tmp_path / "a", tmp_path / "b"], 2)) == {0: "done", 1: "done"}
+
+
+def raise_time_out(_):
+    raise TimeoutError("of the network")
+
+
+def test_what_a_task_raises_is_raised_even_a_time_out():
+    with pytest.raises(TimeoutError, match="of the network"):
+        list(run_tasks(raise_time_out, [0], 1, seconds=100))
+
+
+def test_who_stops_asking_leaves_no_process_behind():
+    results = run_tasks(time.sleep, [0, 600, 600], 2)
+    next(results)
+    begun = time.monotonic()
+    results.close()
+    assert time.monotonic() - begun < 30
+    assert not [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]

@@ -4,6 +4,7 @@ from tests.mutants.mutant import Mutant
 
 _CACHE = "tests/data_prep/test_image_task.py"
 _DICOM = "tests/data_prep/decode/test_dicom.py"
+_BEAM = "tests/data_prep/beam/test_beam.py"
 _BM3D = "tests/data_prep/denoise/test_bm3d.py"
 
 PREPARATION: tuple[Mutant, ...] = (
@@ -39,9 +40,9 @@ PREPARATION: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the cache stored without a rename",
-        "data_prep/image_task.py",
-        'scratch = cache / f"{result.key}.{os.getpid()}.tmp"',
-        'scratch = cache / f"{result.key}.npz"',
+        "osteojax/place.py",
+        'scratch = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")',
+        "scratch = path",
         (f"{_CACHE}::test_a_task_that_is_killed_while_it_writes_leaves_no_entry",),
     ),
     Mutant(
@@ -61,9 +62,96 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "a killing task silently dropped",
         "data_prep/workers.py",
-        "yield index, WorkerDied()",
-        "continue",
-        ("tests/data_prep/test_workers.py",),
+        "                died.append(index)\n",
+        "                pass\n",
+        ("tests/data_prep/test_workers.py::test_a_task_that_kills_its_process_is_the_only_one_lost",),
+    ),
+    Mutant(
+        "a hanging task told as a dead one",
+        "data_prep/workers.py",
+        "return TookTooLong()",
+        "return WorkerDied()",
+        ("tests/data_prep/test_workers.py::test_a_task_that_hangs_is_ended_and_is_the_only_one_lost",),
+    ),
+    Mutant(
+        "a worker that was killed from outside given no second try",
+        "data_prep/workers.py",
+        "            result = guards[0].run(function, tasks[index], seconds)\n",
+        "            result = WorkerDied()\n",
+        ("tests/data_prep/test_workers.py::test_a_worker_that_is_killed_from_outside_costs_nothing",),
+    ),
+    Mutant(
+        "what a task raises taken for its limit",
+        "data_prep/workers.py",
+        "if future.done():  # the function's own",
+        "if False:",
+        ("tests/data_prep/test_workers.py::test_what_a_task_raises_is_raised_even_a_time_out",),
+    ),
+    Mutant(
+        "the index learns with all cores",
+        "data_prep/audit/keypoint_index.py",
+        "faiss.omp_set_num_threads(1)\n            self",
+        "faiss.omp_set_num_threads(threads)\n            self",
+        (
+            "tests/data_prep/audit/test_near_duplicates.py"
+            "::test_the_cores_of_a_machine_do_not_change_what_the_index_learns",
+        ),
+    ),
+    Mutant(
+        "beam: outcomes in the order in which they come",
+        "data_prep/beam/stages.py",
+        "[found[index] for index in range(len(job.listed.records))]",
+        "list(found.values())[::-1]",
+        (f"{_BEAM}::test_every_file_is_the_local_runners_to_the_bit",),
+    ),
+    Mutant(
+        "beam: elements dealt by lot, anew where a part is lost",
+        "data_prep/beam/pipeline.py",
+        "(key(element), element)",
+        "(secrets.randbits(62), element)",
+        (f"{_BEAM}::test_what_a_stage_deals_out_is_the_same_when_it_is_computed_again",),
+    ),
+    Mutant(
+        "beam: near copies not looked for",
+        "data_prep/beam/stages.py",
+        "    if job.settings.audit.near_duplicates:\n",
+        "    if False:\n",
+        (f"{_BEAM}::test_every_file_is_the_local_runners_to_the_bit",),
+    ),
+    Mutant(
+        "beam: too many bad files planned all the same",
+        "data_prep/beam/pipeline.py",
+        "            job.check(gathered)\n",
+        "            pass\n",
+        (f"{_BEAM}::test_what_the_user_can_mend_comes_through_the_runner",),
+    ),
+    Mutant(
+        "beam: a worker that dies quarantines what it had in hand",
+        "data_prep/beam/stages.py",
+        "return guard.run(work, task, seconds) if isinstance(outcome, WorkerDied) else outcome",
+        "return outcome",
+        (f"{_BEAM}::test_a_worker_that_dies_is_given_one_more_try",),
+    ),
+    Mutant(
+        "beam: the user's mistake lost in the runner's",
+        "data_prep/beam/pipeline.py",
+        "shared.refusal() or _summary(error)",
+        "_summary(error)",
+        (f"{_BEAM}::test_what_the_user_can_mend_comes_through_the_runner",),
+    ),
+    Mutant(
+        "beam: unknown options passed over",
+        "data_prep/beam/options.py",
+        "    if unknown:\n",
+        "    if False:\n",
+        (f"{_BEAM}::test_options_that_are_none_of_beams",),
+    ),
+    Mutant(
+        "beam: files of a bucket read from the driver's copy",
+        "data_prep/runner.py",
+        "            self.store,\n",
+        "            None,\n",
+        (f"{_BEAM}::test_workers_may_share_nothing_but_a_bucket",),
     ),
     Mutant(
         "MONOCHROME1 not inverted",

@@ -2,6 +2,7 @@
 
 import io
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, rotate
 
 from data_prep.audit import keypoint_index, near_duplicates
+from data_prep.audit.keypoint_index import KeypointIndex
+from data_prep.audit.keypoints import Keypoints
 from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, find_near_duplicates
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
@@ -235,3 +238,20 @@ def test_limbs_of_one_outline_are_no_copies(shared):
         images[content_hash(pixels)] = _resized(pixels, (224, 224))
     assert len(images) == 176
     assert find_near_duplicates(iter(images.values()), len(images)) == []
+
+
+def test_the_cores_of_a_machine_do_not_change_what_the_index_learns():
+    rng = np.random.default_rng(0)
+    images = [
+        Keypoints(rng.random((420, 2), np.float32), rng.integers(0, 256, (420, 128), np.uint8))
+        for _ in range(30)
+    ]
+    before, learned = faiss.omp_get_max_threads(), []
+    for threads in (1, 3):
+        faiss.omp_set_num_threads(threads)
+        index = KeypointIndex(images, len(images))
+        index.add(images)
+        assert faiss.omp_get_max_threads() == threads
+        learned.append(faiss.serialize_index(index._index).tobytes())
+    faiss.omp_set_num_threads(before)
+    assert learned[0] == learned[1]

@@ -1,0 +1,1 @@
+"""Preparation as an Apache Beam pipeline; imported only where it is asked for (extra `beam`)."""
