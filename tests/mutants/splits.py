@@ -35,14 +35,14 @@ SPLITS: tuple[Mutant, ...] = (
         "data_prep/dates.py",
         "return date[:common] > boundary[:common]",
         "return date[:common] >= boundary[:common]",
-        _DEALS,
+        ("tests/data_prep/test_dates.py",),
     ),
     Mutant(
         "split: a year is after a day of it",
         "data_prep/dates.py",
         "return None\n    return date",
         "return True\n    return date",
-        _DEALS,
+        ("tests/data_prep/test_dates.py",),
     ),
     Mutant(
         "split: dates are written as they are",

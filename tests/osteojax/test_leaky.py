@@ -204,6 +204,7 @@ def test_one_leaky_member_marks_all_of_it(made, tmp_path, monkeypatch):
     assert Predictor([second]).mark is None and Predictor([second, first]).mark is not None
 
 
+@pytest.mark.slow
 def test_what_starts_from_leaky_weights_is_leaky_and_so_is_what_starts_from_that(made, tmp_path):
     data = small.write_dataset(tmp_path / "data", {"train": 12, "val": 6, "test": 6}, seed=9)
     assert PreparedDataset.open(data).mark is None
