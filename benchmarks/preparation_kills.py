@@ -85,7 +85,8 @@ def main() -> int:
             time.sleep(after)
             parent = psutil.Process(run.pid)
             target = parent if victim == "parent" else worker_of(parent, arguments.spark and runner == "beam")
-            images = len(list((folder / f"{out.name}.partial" / "cache").glob("*[0-9a-f].npz")))
+            cache = folder / f"{out.name}.partial" / "cache"
+            images = sum(".described" not in path.name for path in cache.glob("*.npz"))
             with contextlib.suppress(psutil.NoSuchProcess):
                 if target is not None:
                     target.kill()
