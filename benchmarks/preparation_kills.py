@@ -62,7 +62,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         source, path = make_source(folder / "source", 15), make_trouble(folder / "site")
-        environment = {**os.environ, "PYTHONPATH": path, "OSTEOJAX_TEST_SLOW": "0.3"}
+        environment = {**os.environ, "PYTHONPATH": path, "OSTEOJAX_TEST_SLOW": "1"}
         beam: tuple[str, ...] = ("--runner=beam",)
         if arguments.spark:
             environment |= stack.enter_context(spark_cluster(folder / "cluster", path))
