@@ -1,10 +1,9 @@
 """Beam's own options from the command line, checked before anything runs."""
 
-import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from osteojax.errors import UserError
@@ -13,7 +12,7 @@ from osteojax.errors import UserError
 _HERE = ("--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=0")
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(_BeamArgumentParser):  # some options are of a kind that only Beam's own parser knows
     def error(self, message: str) -> NoReturn:
         raise UserError(f"Beam's options: {message.replace('--', '--beam.')}")
 
