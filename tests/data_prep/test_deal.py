@@ -229,6 +229,7 @@ def test_numbers_are_levels_by_quartiles_and_the_unknown_is_one():
     found = strata.levels(values)
     assert Counter(found) == {f"bin {n}": 25 for n in range(4)}
     assert strata.levels(["1", "2", None, "1"]) == ["1", "2", "", "1"]
+    assert strata.levels([None, *values])[0] == ""
     assert strata.levels([*values, None, "left"])[-2:] == ["", "left"]
 
 
