@@ -22,7 +22,7 @@ from data_prep.audit.near_duplicates import opencv_alone
 from data_prep.beam import stages
 from data_prep.beam.options import read_options
 from data_prep.beam.shared import Shared
-from data_prep.plan import Outcome, Plan
+from data_prep.plan import Outcome, Plan, gather
 from data_prep.runner import Job, Runner
 from data_prep.shards import assemble, make_shards
 from data_prep.workers import Guard
@@ -56,6 +56,8 @@ def beam_runner(words: Sequence[str], work: str | None, store: str | None = None
             raise UserError(
                 "this denoiser holds an accelerator for one process; take another with --runner=beam, or --runner=local"
             )
+        unseen = [None] * len(job.listed.records)
+        job.check(gather(job.listed, unseen, job.settings, job.workdir.secret))  # by the listing alone
         shared = _share(dataclasses.replace(job, store=store), work)
         log.info("preparing %d files with %s", len(job.listed.records), type(runner).__name__)
         try:

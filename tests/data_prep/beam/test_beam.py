@@ -198,6 +198,11 @@ def test_what_the_user_can_mend_comes_through_the_runner(source, tmp_path, monke
         prepare(source, tmp_path / "out", settings(quarantine__max_fraction=0.01), beam_runner(HERE, None))
     listed = (tmp_path / "out.partial" / "quarantine.csv").read_text()
     assert "poison.png" in listed and not (tmp_path / "out").exists()
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    (nothing / "labels.csv").write_text("file,label\na.png,nobody\n")
+    with pytest.raises(UserError, match="no image is left to prepare"):
+        prepare(nothing, tmp_path / "out2", settings(quarantine__max_fraction=1.0), beam_runner(HERE, None))
     # Of what a stage on a worker finds, and of a runner that fails.
     config = settings(quarantine__max_fraction=0.2, audit__shortcuts=False, audit__near_duplicates=False)
     with monkeypatch.context() as patch:
