@@ -121,8 +121,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "beam: too many bad files planned all the same",
         "data_prep/beam/pipeline.py",
-        "            job.check(gathered)\n",
-        "            pass\n",
+        "        job.check(gathered)\n",
+        "        pass\n",
         (f"{_BEAM}::test_what_the_user_can_mend_comes_through_the_runner",),
     ),
     Mutant(
