@@ -123,9 +123,9 @@ SPLITS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "split file: images without a row are dealt",
-        "data_prep/prepare.py",
-        "            table.check_complete(dealt.images)",
-        "            pass",
+        "data_prep/plan.py",
+        "        table.check_complete(dealt.images)",
+        "        pass",
         _FILES,
     ),
     Mutant(

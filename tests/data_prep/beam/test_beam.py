@@ -195,7 +195,7 @@ def test_options_that_are_none_of_beams(words, told):
 def test_what_the_user_can_mend_comes_through_the_runner(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Guard, "run", in_this_process)
     with pytest.raises(UserError, match=r"stopped: 3 of 22 files .*empty\.dcm.*allows fewer"):
-        prepare(source, tmp_path / "out", settings(quarantine__max_fraction=0.01), beam_runner(HERE, None))
+        prepare(source, tmp_path / "out", settings(quarantine__max_fraction=0.1), beam_runner(HERE, None))
     listed = (tmp_path / "out.partial" / "quarantine.csv").read_text()
     assert "poison.png" in listed and not (tmp_path / "out").exists()
     nothing = tmp_path / "nothing"
