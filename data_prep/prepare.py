@@ -13,15 +13,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from data_prep.dataset_card import card
+from data_prep.decode import DecodeError, decode, read_bytes
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.image_task import load_image
 from data_prep.manifest import Row, write_json, write_manifest, write_quarantine
 from data_prep.phantom import write_phantom
 from data_prep.plan import group_names
-from data_prep.prepared import make_rows
-from data_prep.preprocess import PreprocessSpec
+from data_prep.prepared import hidden_name, make_rows
+from data_prep.preprocess import PreprocessSpec, preprocess_native
 from data_prep.report import write_report
 from data_prep.runner import Job, Runner, audit_locally, gather_locally, run_locally, worker_count
 from data_prep.settings import PrepareSettings, read_settings
@@ -36,7 +39,7 @@ from data_prep.workdir import (
     open_workdir,
 )
 from osteojax.errors import UserError
-from osteojax.files import disk_errors
+from osteojax.files import disk_errors, write_atomically
 
 log = logging.getLogger(__name__)
 PHANTOM = "phantom"
@@ -99,8 +102,23 @@ def prepare(source: str | Path, out: Path, config: ConfigDict, run: Runner = run
             warnings=plan.warnings,
             denoising=quality["mean"] if quality else None,
             load_image=lambda row: load_image(plan.cache, keys[row.file]),
+            load_noisy=lambda row: _noisy(job, row.file),
+            config=config.to_dict(),
             dealing=settings.split.told(),
             mark=plan.mark,
+        )
+        write_atomically(
+            workdir.result / "dataset_card.md",
+            card(
+                plan.rows,
+                plan.rejected,
+                class_names=settings.class_names,
+                spec=job.spec.to_json(),
+                fingerprint=plan.fingerprint,
+                audit=plan.audit,
+                warnings=plan.warnings,
+                mark=plan.mark,
+            ),
         )
         if str(source) == PHANTOM:
             job.listed.root.rename(workdir.result / PHANTOM)
@@ -152,6 +170,20 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         len(gathered.rejected),
     )
     return found
+
+
+def _noisy(job: Job, file: str) -> np.ndarray | None:
+    """The image of a manifest's file prepared without denoising; None where the file cannot be read any more."""
+    names = [record.file for record in job.listed.records]
+    if job.settings.privacy.file_names == "hash":
+        names = [hidden_name(name, job.workdir.secret) for name in names]
+    path = job.listed.root / job.listed.records[names.index(file)].file
+    spec, limits = dataclasses.replace(job.spec, denoise=DenoiseSpec()), job.settings.limits.of_decoding
+    try:
+        radiograph = decode(read_bytes(path, limits), limits)
+    except (DecodeError, OSError):
+        return None
+    return preprocess_native(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect).image
 
 
 def _folder(source: str | Path) -> Path | None:

@@ -1,16 +1,16 @@
 """`report.html`: what was prepared, on one self-contained page. File names are untrusted and escaped."""
 
-import base64
-import io
+import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from data_prep import pictures
 from data_prep.manifest import Row
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import Rejected, in_order
@@ -18,15 +18,19 @@ from osteojax import leaky, page
 from osteojax.files import write_atomically
 
 _THUMBNAILS_PER_CLASS = 4
-_THUMBNAIL_SIDE = 160
 _QUARANTINE_SHOWN = 200
+_PAIRS_PICTURED = 12
+_DENOISED_PICTURED = 3
+_LEVELS_SHOWN = 12
 _SECTIONS = {
     "splits": "Splits",
     "preprocessing": "Preprocessing",
+    "denoising": "Denoising",
     "copies": "Copies",
     "shortcuts": "Shortcuts",
     "examples": "Examples",
     "left-out": "Left out",
+    "config": "Config",
 }
 
 
@@ -41,12 +45,21 @@ def write_report(
     audit: Mapping[str, Any],
     warnings: Sequence[str],
     denoising: Mapping[str, float] | None,
-    load_image: Callable[[Row], np.ndarray],
+    load_image: pictures.Load,
+    load_noisy: Callable[[Row], np.ndarray | None],
+    config: Mapping[str, Any],
     dealing: Mapping[str, Any],
     mark: leaky.Mark | None,
 ) -> None:
-    """Writes the page; `load_image` gives the prepared image of a row for its thumbnail, `dealing` are the settings of
-    `split.*` that are not those by default."""
+    """Writes the page.
+
+    Args:
+        load_image: the prepared image of a row, (size, size, 1) in [0, 1].
+        load_noisy: the same without denoising; None where the file cannot be had any more.
+        config: all that the preparation was told, nested as its file is.
+        dealing: the settings of `split.*` that are not those by default.
+        The others: as in `Plan`.
+    """
     lead = page.paragraph(
         page.Html(
             f"{len(rows)} images of {len({r.patient_id for r in rows})} patients, {len(rejected)} files left "
@@ -55,17 +68,23 @@ def write_report(
     )
     body = [
         *(page.note(text) for text in warnings),
-        page.section("splits", "Splits", _dealing(dealing), _split_table(rows, class_names)),
+        page.section("splits", "Splits", _dealing(dealing), _split_table(rows, class_names), _levels(rows)),
         page.section(
             "preprocessing",
             "Preprocessing",
             f"<p><code>{escape(spec.to_json())}</code></p>",
             _noise_table(rows, denoising),
         ),
-        page.section("copies", "Copies", _duplicates(audit), _near_duplicates(audit)),
+        page.section("denoising", "Denoising", _denoising(rows, spec, load_image, load_noisy)),
+        page.section(
+            "copies", "Copies", _duplicates(audit), _near_duplicates(audit), _pairs(audit, rows, load_image)
+        ),
         page.section("shortcuts", "Shortcuts", _shortcuts(audit)),
         page.section("examples", "Examples", *(_thumbnails(rows, name, load_image) for name in class_names)),
-        page.section("left-out", "Left out", _quarantine(rejected)),
+        page.section("left-out", "Left out", _kinds(rejected), _quarantine(rejected)),
+        page.section(
+            "config", "Config", page.table(["key", "value"], _leaves(config), "All of it", words=True)
+        ),
     ]
     write_atomically(
         path, page.document("Prepared radiographs", body, sections=_SECTIONS, lead=lead, mark=mark)
@@ -143,6 +162,56 @@ def _near_duplicates(audit: Mapping[str, Any]) -> str:
     return text + page.table(["image", "copy of", "correlation"], body, "Near copies", words=True)
 
 
+def _pairs(audit: Mapping[str, Any], rows: Sequence[Row], load_image: pictures.Load) -> str:
+    """The first pairs side by side and laid upon each other; contradictory ones before the others."""
+    of_file = {row.file: row for row in rows}
+    ordered = sorted(audit["near_duplicates"], key=lambda pair: pair["labels"][0] == pair["labels"][1])
+    shown = (pictures.copies(pair, of_file, load_image) for pair in ordered)
+    return "".join(itertools.islice(filter(None, shown), _PAIRS_PICTURED))
+
+
+def _denoising(
+    rows: Sequence[Row],
+    spec: PreprocessSpec,
+    load_image: pictures.Load,
+    load_noisy: Callable[[Row], np.ndarray | None],
+) -> str:
+    """The images with the least, the middle and the most estimated noise, before and after."""
+    if spec.denoise.name == "none":
+        return "<p>Nothing is denoised.</p>"
+    by_noise = sorted(rows, key=lambda row: row.sigma)
+    few = np.linspace(0, len(rows) - 1, min(len(rows), _DENOISED_PICTURED)).round().astype(int)
+    shown = []
+    for row in (by_noise[place] for place in few):
+        before = load_noisy(row)
+        if before is not None:
+            shown.append(
+                f"<h3>estimated sigma {row.sigma:.2f}</h3>{pictures.denoising(row, before, load_image(row))}"
+            )
+    return "".join(shown)
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted key and value of everything in a nested config, in the order of the keys."""
+    for key, value in sorted(config.items()):
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _kinds(rejected: Sequence[Rejected]) -> str:
+    """How many files were left out for which kind of reason: what a reason says before it names numbers or names."""
+    of_kind: dict[str, list[str]] = {}
+    for row in rejected:
+        of_kind.setdefault(re.split(r"[:(\d\"']", row.reason)[0].strip() or row.reason, []).append(row.file)
+    body = [
+        [kind, len(files), files[0]]
+        for kind, files in sorted(of_kind.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    return page.table(["reason", "files", "such as"], body, "By kind", words=True) if body else ""
+
+
 def _shortcuts(audit: Mapping[str, Any]) -> str:
     if not audit["shortcuts"]:
         return "<p>Not looked for.</p>"
@@ -167,25 +236,28 @@ def _shortcuts(audit: Mapping[str, Any]) -> str:
     )
 
 
-def _thumbnails(rows: Sequence[Row], name: str, load_image: Callable[[Row], np.ndarray]) -> str:
+def _thumbnails(rows: Sequence[Row], name: str, load_image: pictures.Load) -> str:
     mine = [row for row in rows if row.label == name]
     step = max(1, len(mine) // _THUMBNAILS_PER_CLASS)
     shown = mine[::step][:_THUMBNAILS_PER_CLASS]
-    figures = "".join(
-        f'<figure><img src="{_data_uri(load_image(row))}" alt="prepared radiograph, {escape(name)}">'
-        f"<figcaption>{escape(row.file)}, "
-        f"{escape(row.split)}</figcaption></figure>"
+    figures = [
+        pictures.figure(load_image(row)[..., 0], f"prepared radiograph, {name}", f"{row.file}, {row.split}")
         for row in shown
-    )
-    return f'<h3>{escape(name)}</h3><div class="gallery">{figures}</div>'
+    ]
+    return f"<h3>{escape(name)}</h3>{pictures.gallery(figures)}"
 
 
-def _data_uri(image: np.ndarray) -> str:
-    small = Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8))
-    small = small.resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+def _levels(rows: Sequence[Row]) -> str:
+    """Images by split and level, of each column that has few of them: site, sex, manufacturer, ..."""
+    splits = in_order(row.split for row in rows)
+    tables = []
+    for column in sorted({name for row in rows for name in row.metadata}):
+        levels = Counter((row.metadata.get(column, "") or "unknown", row.split) for row in rows)
+        names = sorted({level for level, _ in levels})
+        if 1 < len(names) <= _LEVELS_SHOWN:
+            body = [[level, *(levels[level, split] for split in splits)] for level in names]
+            tables.append(page.table([column, *splits], body, f"Images by {column}"))
+    return "".join(tables)
 
 
 def _quarantine(rejected: Sequence[Rejected]) -> str:

@@ -9,6 +9,27 @@ _BM3D = "tests/data_prep/denoise/test_bm3d.py"
 
 PREPARATION: tuple[Mutant, ...] = (
     Mutant(
+        "page: a copy is turned the other way",
+        "data_prep/pictures.py",
+        "turn = np.array([[cos, sin], [-sin, cos]])",
+        "turn = np.array([[cos, -sin], [sin, cos]])",
+        ("tests/data_prep/test_report.py",),
+    ),
+    Mutant(
+        "page: an image without a site is counted nowhere",
+        "data_prep/report.py",
+        "if 1 < len(names) <= _LEVELS_SHOWN:",
+        "if 2 < len(names) <= _LEVELS_SHOWN:",
+        ("tests/data_prep/test_report.py",),
+    ),
+    Mutant(
+        "page: before denoising is after it",
+        "data_prep/prepare.py",
+        "spec, limits = dataclasses.replace(job.spec, denoise=DenoiseSpec()), job",
+        "spec, limits = job.spec, job",
+        ("tests/data_prep/test_report.py",),
+    ),
+    Mutant(
         "the cache's key without the spec",
         "data_prep/image_task.py",
         "parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())",
