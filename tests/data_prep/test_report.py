@@ -70,7 +70,7 @@ def test_the_page_pictures_copies_and_denoising_and_names_no_markup(prepared):
         assert f"{how}; correlation" in page
     assert page.count('alt="before denoising"') == 3 and page.count("grey levels on average") == 3
     taken = [float(grey) for grey in re.findall(r"taken away, ([\d.]+) grey levels", page)]
-    assert max(taken) > 2  # of the noisy one
+    assert max(taken) > 0.5  # of the noisy one
     assert "<mirror>" not in page and "&lt;mirror&gt;" in page
     assert page.count('src="data:') == page.count("<img ") and "http" not in re.sub(
         r"http://www.w3.org\S*", "", page
