@@ -18,13 +18,14 @@ import numpy as np
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
-from osteojax.errors import UserError
+from data_prep.pseudonym import pseudonym
+from osteojax.errors import UserError, untold
 from osteojax.files import disk_errors
 
 log = logging.getLogger(__name__)
 
 # Raised when the same file and spec give other pixels or other fields.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,10 @@ class ImageTask:
         spec: what to do with it.
         limits: what is refused.
         cache: folder for finished images; a file and spec that are already there are not computed again.
-        secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
+        secret: keys the pseudonyms of patients, and the names in the cache: without it a cache would tell whose images
+            it holds. With another one nothing in the cache is taken.
+        name: of the file in messages; None for its path.
+        dated: whether the date of its header is wanted; it then lies in the cache.
     """
 
     path: Path
@@ -46,6 +50,13 @@ class ImageTask:
     limits: Limits
     cache: Path
     secret: bytes = b"\0"
+    name: str | None = None
+    dated: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What messages call the file."""
+        return self.name or str(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +110,7 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
             warnings.simplefilter("always", category)
         result = _prepare(task)
     for warning in heard:  # of libraries, which know no file
-        log.info("%s: %s", task.path, warning.message)
+        log.info("%s: %s", task.shown, warning.message)
     return result
 
 
@@ -115,8 +126,8 @@ def _prepare(task: ImageTask) -> Prepared | Failed:
         raise
     except MemoryError:
         return Failed("needs more memory than there is")
-    except Exception:  # one odd image must not cost a run of days; too many stop it
-        log.exception("%s: preprocessing failed, a defect of the program", task.path)
+    except Exception as error:  # one odd image must not cost a run of days; too many stop it
+        log.error("%s: preprocessing failed, a defect of the program: %s", task.shown, untold(error))
         return Failed("preprocessing it failed, which is a defect of the program: the log says more")
 
 
@@ -165,7 +176,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits), task.spec)
     height, width = radiograph.pixels.shape
     identified = header_id(radiograph.patient)
-    patient = identified and hmac.digest(task.secret, identified.encode(), "sha256").hex()
+    patient = identified and pseudonym(task.secret, "PatientID", identified)
     result = Prepared(
         key=key,
         sha256=content_hash(radiograph.pixels),
@@ -180,7 +191,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         metadata=dict(radiograph.metadata),
         patient=patient,
         anonymous=bool(radiograph.patient) and identified is None,
-        date=radiograph.date,
+        date=radiograph.date if task.dated else None,
         quality=quality,
     )
     _store(task.cache, result, done.image)
@@ -188,9 +199,9 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
 
 
 def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
-    parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())
-    digest = hashlib.sha256(str(_CACHE_VERSION).encode())
-    for part in parts:
+    what = f"{_CACHE_VERSION} {task.spec.to_json()} {task.limits} {task.dated}"
+    digest = hmac.new(task.secret, hashlib.sha256(what.encode()).digest(), "sha256")
+    for part in (data, clean):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from data_prep.phantom import write_phantom
 from data_prep.policies import check_quarantine
 from data_prep.prepared import PreparedImage, denoising_summary, hidden_name, make_rows
 from data_prep.preprocess import PreprocessSpec
+from data_prep.pseudonym import named_key
 from data_prep.report import write_report
 from data_prep.settings import PrepareSettings, read_settings
 from data_prep.shards import Example, write_shards
@@ -96,7 +97,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict) -> PrepareResult:
     spec = settings.spec
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_dataset(out), overwrite=settings.overwrite)
-    with open_workdir(out) as workdir:
+    with open_workdir(out, named_key(settings.privacy.key_file)) as workdir:
         table = _split_file(settings)
         gathered = _gather(source, spec, workdir, settings, table)
         images = table.of_images(gathered.images) if table else gathered.images
@@ -172,7 +173,7 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
     spec = dataclasses.replace(settings.spec, denoise=DenoiseSpec())
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_audit(out), overwrite=settings.overwrite)
-    with open_workdir(out) as workdir:
+    with open_workdir(out, named_key(settings.privacy.key_file)) as workdir:
         workdir.result.mkdir()
         gathered = _gather(source, spec, workdir, settings)
         images = gathered.images
@@ -212,10 +213,11 @@ def _gather(
     table: SplitFile | None = None,
 ) -> _Gathered:
     listed, clean = _read(source, workdir, settings)
+    shown = _shown(workdir, settings)
     given = next((record for record in listed.records if record.split), None)
     if settings.split.folds and given:
         raise UserError(
-            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
+            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {shown(given.file)} into "
             f"{given.split}; take its splits away, or leave split.folds at 0"
         )
     if table is not None:
@@ -231,7 +233,8 @@ def _read(
 ) -> tuple[Source, Mapping[str, Path]]:
     """The source's records, and for a phantom the clean image of each file."""
     if str(source) != PHANTOM:
-        return read_source(source, settings.class_names, settings.class_aliases), {}
+        shown = _shown(workdir, settings)
+        return read_source(source, settings.class_names, settings.class_aliases, shown), {}
     root = _phantom(workdir.folder, settings)
     listed = read_source(root, settings.class_names, settings.class_aliases)
     clean = {r.file: root / "clean" / Path(r.file).name for r in listed.records}
@@ -249,6 +252,13 @@ def _phantom(folder: Path, settings: PrepareSettings) -> Path:
     return root
 
 
+def _shown(workdir: Workdir, settings: PrepareSettings) -> Callable[[str], str]:
+    """What everything that is written calls a file of the source."""
+    if settings.privacy.file_names == "hash":
+        return lambda file: hidden_name(file, workdir.secret)
+    return str
+
+
 def _workers(settings: PrepareSettings) -> int:
     return available_cores() if settings.workers < 0 else settings.workers
 
@@ -262,14 +272,16 @@ def _process(
 ) -> tuple[list[PreparedImage], list[Rejected]]:
     """Runs the task of every record; the result does not depend on the number of workers."""
     limits = Limits(**vars(settings.limits))
+    shown, secret = _shown(workdir, settings), workdir.secret
     tasks = [
-        ImageTask(listed.root / r.file, clean.get(r.file), spec, limits, workdir.cache, workdir.secret)
+        ImageTask(
+            *(listed.root / r.file, clean.get(r.file), spec, limits, workdir.cache, secret, shown(r.file)),
+            dated=settings.dated,
+        )
         for r in listed.records
     ]
-    records, rejected = list(listed.records), list(listed.rejected)
-    if settings.privacy.file_names == "hash":
-        records = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in records]
-        rejected = [dataclasses.replace(r, file=hidden_name(r.file, workdir.secret)) for r in rejected]
+    records = [dataclasses.replace(r, file=shown(r.file)) for r in listed.records]
+    rejected = [dataclasses.replace(r, file=shown(r.file)) for r in listed.rejected]
     results: list[Prepared | Failed | None] = [None] * len(tasks)
     failures, total = len(rejected), len(tasks) + len(rejected)
     workers = 0 if spec.denoise.in_parent else min(_workers(settings), len(tasks))
@@ -292,6 +304,7 @@ def _process(
         [record.file for record, _ in done],
         [record.patient_id for record, _ in done],
         [outcome.patient for _, outcome in done],
+        secret if settings.privacy.patient_ids == "hash" else None,
     )
     images = [PreparedImage(record, outcome, patients[record.file]) for record, outcome in done]
     return images, sorted(rejected, key=lambda r: (r.file, r.reason))

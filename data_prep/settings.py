@@ -16,7 +16,7 @@ from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
 from osteojax.errors import UserError
 
-PATIENT, IMAGE, LABEL = "patient", "image", "label"
+PATIENT, IMAGE, LABEL, DATE = "patient", "image", "label", "date"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +126,16 @@ class PrivacySection:
     """`privacy.*`.
 
     Attributes:
-        file_names: "keep", or "hash" to have every output name a file by a number of its own.
+        file_names: "keep", or "hash" to have every output name a file by a pseudonym.
+        patient_ids: likewise of patients.
+        key_file: holds the key of all pseudonyms; "" for the variable OSTEOJAX_PRIVACY_KEY, or a key of this run alone.
+        burned_in: what is done about writing in the picture; see `data_prep.burned_in`.
     """
 
     file_names: Literal["keep", "hash"] = "keep"
+    patient_ids: Literal["keep", "hash"] = "keep"
+    key_file: str = ""
+    burned_in: Literal["ignore", "flag", "mask", "quarantine"] = "flag"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +184,11 @@ class PrepareSettings:
             image_size=self.image_size,
             aspect=self.aspect,
         )
+
+    @property
+    def dated(self) -> bool:
+        """Whether the split looks at dates."""
+        return DATE in (self.split.by, *self.split.stratify)
 
     @property
     def fractions(self) -> dict[str, float]:

@@ -19,7 +19,10 @@ _IDENTIFYING = re.compile(r"\d+(\.\d+){5,}|[^\W\d_]{2,}\^[^\W\d_]{2,}|(?<!\d)(19
 
 def source_warnings(images: Sequence[PreparedImage], settings: PrepareSettings) -> list[str]:
     """Of patients, classes and names."""
-    warnings = patient_warnings({image.record.file: image.patient_id for image in images})
+    warnings = patient_warnings(
+        {image.record.file: image.patient_id for image in images},
+        {image.record.file: image.record.patient_id for image in images if image.record.patient_id},
+    )
     from_header = sum(i.record.patient_id is None and i.patient_id != i.record.file for i in images)
     if from_header:
         warnings.append(f"the patients of {from_header} images are taken from the DICOM PatientID")

@@ -50,7 +50,8 @@ class Radiograph:
         patient: DICOM PatientID, or None. It identifies a person: group by it, never write it out.
         notes: what was lost or assumed on the way, for the manifest.
         pixel_aspect: height of a pixel over its width.
-        date: when it was taken (DICOM only), or None. It helps to identify a person: split by it, never write it out.
+        date: when it was taken (DICOM only), as 2019-06-30, or None. It helps to identify a person: split by it, never
+            write it out.
     """
 
     pixels: np.ndarray
