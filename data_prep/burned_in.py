@@ -11,16 +11,18 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 # Larger pictures are looked at reduced to this side; letters are larger in them.
 _SIDE = 1536
 # Letters have strokes narrower than this, in pixels, and stand out by so many grey levels of 255.
-_STROKE = 13
-_CONTRAST = 70
-# Heights and areas of a letter in pixels.
-_LOWEST, _HIGHEST, _FEWEST_PIXELS = 6, 64, 8
-_LETTERS = 4
-"""The fewest letters of a line."""
+_STROKE, _CONTRAST = 13, 70
+# Heights and areas of a letter in pixels; the brightest (or darkest) levels of two letters of a line differ by less.
+_LOWEST, _HIGHEST, _FEWEST_PIXELS, _TONE = 6, 64, 8, 40
+_FEWEST_LETTERS = 4
+# More regions that could be letters are noise or texture, in which nothing is looked for.
+_MOST_LETTERS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +45,12 @@ def find_text(pixels: np.ndarray) -> list[Box]:
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (_STROKE, _STROKE))
     found: list[np.ndarray] = []
     for kind in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT):  # brighter, darker than what is around
-        mask = cv2.threshold(cv2.morphologyEx(grey, kind, kernel), _CONTRAST, 255, cv2.THRESH_BINARY)[1]
-        if not mask.any():
-            continue
-        regions = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)[2][1:]
-        found += _lines(regions[:, :4], regions[:, 4])
-        upright = regions[:, [1, 0, 3, 2]]
-        found += [box[[1, 0, 3, 2]] for box in _lines(upright, regions[:, 4])]
-    return [_box(box, scale, pixels.shape) for box in found]
+        contrast = cv2.morphologyEx(grey, kind, kernel)
+        regions = _regions(cv2.threshold(contrast, _CONTRAST, 255, cv2.THRESH_BINARY)[1])
+        tone = grey if kind == cv2.MORPH_TOPHAT else 255 - grey
+        found += _lines(regions, tone)
+        found += [line[[1, 0, 3, 2]] for line in _lines(regions[:, [1, 0, 3, 2, 4]], tone.T)]
+    return [_box(line, scale, pixels.shape) for line in found]
 
 
 def without_text(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
@@ -73,51 +73,65 @@ def without_text(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
 
 def _grey(pixels: np.ndarray) -> tuple[np.ndarray, float]:
     """8 bits between the ends of the range without its rarest values, reduced; and the reduction."""
-    scale = max(1.0, max(pixels.shape) / _SIDE)
-    sample = pixels[:: max(1, pixels.shape[0] // 512), :: max(1, pixels.shape[1] // 512)]
-    low, high = np.percentile(sample, (0.1, 99.9))
-    gain = 255 / max(high - low, np.finfo(np.float32).tiny)
-    grey = cv2.convertScaleAbs(np.clip(pixels, low, high) - low, alpha=gain)
+    grey = np.ascontiguousarray(pixels, np.float32)
+    scale = max(1.0, max(grey.shape) / _SIDE)
+    low, high = np.percentile(grey[:: grey.shape[0] // 256 or 1, :: grey.shape[1] // 256 or 1], (0.1, 99.9))
+    if high <= low:
+        low, high = float(grey.min()), float(grey.max())
     if scale > 1:
-        height, width = (max(1, round(side / scale)) for side in pixels.shape)
+        height, width = (max(1, round(side / scale)) for side in grey.shape)
         grey = cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
-    return grey, scale
+    gain = 255 / max(high - low, float(np.finfo(np.float32).tiny))
+    return cv2.convertScaleAbs(cv2.max(grey, low) - np.float32(low), alpha=gain), scale
 
 
-def _lines(regions: np.ndarray, areas: np.ndarray) -> list[np.ndarray]:
-    """Left, top, width and height of lines among regions of which these are known."""
-    width, height = regions[:, 2], regions[:, 3]
-    filled = areas / np.maximum(width * height, 1)
-    letter = (height >= _LOWEST) & (height <= _HIGHEST) & (areas >= _FEWEST_PIXELS)
-    letter &= (width <= 3 * height) & (filled >= 0.15)
+def _regions(mask: np.ndarray) -> np.ndarray:
+    """(n, 5): left, top, width, height and pixels of each connected region, its holes filled."""
+    contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    # The number of pixels is by Pick's theorem.
+    found = [
+        (*cv2.boundingRect(contour), cv2.contourArea(contour) + len(contour) / 2 + 1)
+        for contour, (*_, parent) in zip(contours, tree[0] if len(contours) else (), strict=True)
+        if parent < 0 and len(contour) >= _LOWEST
+    ]
+    return np.array(found, np.float32).reshape(-1, 5)
+
+
+def _lines(regions: np.ndarray, tone: np.ndarray) -> list[np.ndarray]:
+    """Left, top, width and height of each line of letters among regions.
+
+    Args:
+        regions: as of `_regions`.
+        tone: the picture, in which letters are bright.
+    """
+    width, height, pixels = regions[:, 2], regions[:, 3], regions[:, 4]
+    letter = (height >= _LOWEST) & (height <= _HIGHEST) & (width <= 3 * height)
+    letter &= (pixels >= _FEWEST_PIXELS) & (pixels >= 0.15 * width * height)
     letters = regions[letter]
-    letters = letters[np.argsort(letters[:, 0], kind="stable")]
-    lines: list[list[np.ndarray]] = []
-    for one in letters:
-        for line in lines:
-            if _continues(line[-1], one):
-                line.append(one)
-                break
-        else:
-            lines.append([one])
-    return [_hull(line) for line in lines if len(line) >= _LETTERS]
+    if not _FEWEST_LETTERS <= len(letters) <= _MOST_LETTERS:
+        return []
+    left, top, width, height = letters.T[:4]
+    right, bottom = left + width, top + height
+    levels = np.array([tone[y : y + h, x : x + w].max() for x, y, w, h in letters[:, :4].astype(int)], int)
 
+    def difference(values: np.ndarray) -> np.ndarray:
+        return np.abs(values[:, None] - values[None])
 
-def _continues(last: np.ndarray, one: np.ndarray) -> bool:
-    """Whether a letter is the next after another in a line."""
-    height = max(last[3], one[3])
-    return bool(
-        min(last[3], one[3]) >= 0.6 * height
-        and abs(last[1] + last[3] - one[1] - one[3]) <= 0.25 * height
-        and one[0] - last[0] - last[2] <= 1.2 * height
-    )
-
-
-def _hull(line: Sequence[np.ndarray]) -> np.ndarray:
-    boxes = np.array(line)
-    left, top = boxes[:, 0].min(), boxes[:, 1].min()
-    right, bottom = (boxes[:, 0] + boxes[:, 2]).max(), (boxes[:, 1] + boxes[:, 3]).max()
-    return np.array([left, top, right - left, bottom - top])
+    higher = np.maximum(height[:, None], height[None])
+    apart = np.maximum(left[None] - right[:, None], left[:, None] - right[None])
+    neighbours = difference(height) <= 0.4 * higher
+    neighbours &= difference(bottom) <= 0.25 * higher
+    neighbours &= apart <= 1.2 * higher
+    neighbours &= difference(levels) < _TONE
+    count, line_of = connected_components(coo_array(neighbours), directed=False)
+    found = []
+    for line in range(count):
+        of = line_of == line
+        hull = np.array([left[of].min(), top[of].min(), right[of].max(), bottom[of].max()])
+        hull[2:] -= hull[:2]
+        if of.sum() >= _FEWEST_LETTERS and hull[3] <= 2 * np.median(height[of]) and hull[2] >= 2 * hull[3]:
+            found.append(hull)
+    return found
 
 
 def _box(found: np.ndarray, scale: float, shape: tuple[int, ...]) -> Box:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.burned_in import find_text
 from data_prep.decode import DecodeError, Limits, Radiograph, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
@@ -41,6 +42,7 @@ class ImageTask:
         secret: keys the pseudonyms of patients, and the names in the cache: without it a cache would tell whose images
             it holds. With another one nothing in the cache is taken.
         name: of the file in messages; None for its path.
+        burned_in: what is done about writing in the picture, as `PrivacySection` has it; the spec masks it.
         dated: whether the date of its header is wanted; it then lies in the cache.
     """
 
@@ -51,6 +53,7 @@ class ImageTask:
     cache: Path
     secret: bytes = b"\0"
     name: str | None = None
+    burned_in: str = "flag"
     dated: bool = False
 
     @property
@@ -76,6 +79,7 @@ class Prepared:
         patient: pseudonym from the DICOM PatientID, or None.
         anonymous: whether there is a PatientID that stands for anybody.
         date: when it was taken, by the DICOM header, or None; only the split may look at it.
+        written: whether writing was found in the picture, or its header says that there is some.
         quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
@@ -93,6 +97,7 @@ class Prepared:
     patient: str | None = None
     anonymous: bool = False
     date: str | None = None
+    written: bool = False
     quality: dict[str, float] | None = None
 
 
@@ -170,6 +175,9 @@ def denoising_quality(
 
 def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     radiograph = decode(data, task.limits)
+    written = _written(radiograph) if task.burned_in != "ignore" else ()
+    if written and task.burned_in == "quarantine":
+        raise DecodeError(f"{'; '.join(written)} (privacy.burned_in)")
     done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range, radiograph.pixel_aspect)
     quality = None
     if clean:
@@ -187,19 +195,29 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         bits=radiograph.bits,
         sigma=done.sigma,
         warnings=done.warnings,
-        notes=radiograph.notes,
+        notes=(*radiograph.notes, *written),
         metadata=dict(radiograph.metadata),
         patient=patient,
         anonymous=bool(radiograph.patient) and identified is None,
         date=radiograph.date if task.dated else None,
+        written=bool(written),
         quality=quality,
     )
     _store(task.cache, result, done.image)
     return result
 
 
+def _written(radiograph: Radiograph) -> tuple[str, ...]:
+    """What is to be said of writing in the picture; nothing where there seems to be none."""
+    lines = len(find_text(radiograph.pixels))
+    found = (f"lines of writing in the picture: {lines}",) if lines else ()
+    if radiograph.annotated:
+        return (*found, "its header says that text is burned into the picture")
+    return found
+
+
 def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
-    what = f"{_CACHE_VERSION} {task.spec.to_json()} {task.limits} {task.dated}"
+    what = f"{_CACHE_VERSION} {task.spec.to_json()} {task.limits} {task.burned_in} {task.dated}"
     digest = hmac.new(task.secret, hashlib.sha256(what.encode()).digest(), "sha256")
     for part in (data, clean):
         digest.update(hashlib.sha256(part).digest())

@@ -276,6 +276,7 @@ def _process(
     tasks = [
         ImageTask(
             *(listed.root / r.file, clean.get(r.file), spec, limits, workdir.cache, secret, shown(r.file)),
+            burned_in=settings.privacy.burned_in,
             dated=settings.dated,
         )
         for r in listed.records

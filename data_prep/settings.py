@@ -129,7 +129,8 @@ class PrivacySection:
         file_names: "keep", or "hash" to have every output name a file by a pseudonym.
         patient_ids: likewise of patients.
         key_file: holds the key of all pseudonyms; "" for the variable OSTEOJAX_PRIVACY_KEY, or a key of this run alone.
-        burned_in: what is done about writing in the picture; see `data_prep.burned_in`.
+        burned_in: what is done about writing in the picture: it is not looked for, told, masked, or costs the image its
+            place.
     """
 
     file_names: Literal["keep", "hash"] = "keep"
@@ -183,6 +184,7 @@ class PrepareSettings:
             denoise_at=self.denoise.at,
             image_size=self.image_size,
             aspect=self.aspect,
+            burned_in="mask" if self.privacy.burned_in == "mask" else "keep",
         )
 
     @property

@@ -37,6 +37,16 @@ def source_warnings(images: Sequence[PreparedImage], settings: PrepareSettings) 
             f"the names of {telling} files look like UIDs, person names or dates and stand in manifest, shards and "
             "report; --config.privacy.file_names=hash leaves them out"
         )
+    written = sum(image.prepared.written for image in images)
+    if written:
+        done = {
+            "mask": "what was found is masked, what was not found is there",
+            "flag": "it may name people; --config.privacy.burned_in=mask or quarantine takes it out",
+        }
+        warnings.append(
+            f"{written} images seem to have writing burned into the picture (notes of manifest.csv): "
+            f"{done[settings.privacy.burned_in]}"
+        )
     labels = {image.record.label for image in images}
     return warnings + [f"class {name} has no image" for name in settings.class_names if name not in labels]
 

@@ -246,6 +246,7 @@ def _radiograph(
         notes,
         aspect,
         _date(dataset),
+        str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )
 
 

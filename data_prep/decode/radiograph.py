@@ -52,6 +52,7 @@ class Radiograph:
         pixel_aspect: height of a pixel over its width.
         date: when it was taken (DICOM only), as 2019-06-30, or None. It helps to identify a person: split by it, never
             write it out.
+        annotated: whether its header says that text is burned into the picture (DICOM only).
     """
 
     pixels: np.ndarray
@@ -62,6 +63,7 @@ class Radiograph:
     notes: tuple[str, ...] = ()
     pixel_aspect: float = 1.0
     date: str | None = None
+    annotated: bool = False
 
 
 def check_size(height: int, width: int, limits: Limits) -> None:
