@@ -209,11 +209,9 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
 
 def _written(radiograph: Radiograph) -> tuple[str, ...]:
     """What is to be said of writing in the picture; nothing where there seems to be none."""
-    lines = len(find_text(radiograph.pixels))
-    found = (f"lines of writing in the picture: {lines}",) if lines else ()
-    if radiograph.annotated:
-        return (*found, "its header says that text is burned into the picture")
-    return found
+    found = ("there seems to be writing in the picture",) if find_text(radiograph.pixels) else ()
+    stated = ("its header says that text is burned into the picture",) if radiograph.annotated else ()
+    return found + stated
 
 
 def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:

@@ -167,7 +167,7 @@ def _check_object(dataset: pydicom.Dataset, limits: Limits) -> tuple[str, ...]:
 def _kind_name(modality: str, limits: Limits) -> str:
     names = {"SC": "a secondary capture (SC)", "photograph": "a photograph", "US": "an ultrasound image (US)"}
     if modality not in {*_MODALITIES, *_OBJECTS.values(), *limits.modalities}:
-        return "of a modality that DICOM does not know"
+        return "something of a modality that DICOM does not know"
     return names.get(modality, f"modality {modality}")
 
 

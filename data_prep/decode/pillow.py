@@ -1,6 +1,7 @@
 """PNG, JPEG and BMP by Pillow; what it would reduce to 8 bits by the codecs themselves."""
 
 import io
+import logging
 
 import imagecodecs
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_prep.decode.codestream import decode_codestream, is_cut, read_codestream
 from data_prep.decode.radiograph import DecodeError, Limits, Radiograph, check_size, luminance, wide
+
+logging.getLogger("PIL").setLevel(logging.WARNING)  # below it quotes EXIF and text
 
 # A JPEG that holds further pictures, previews mostly, opens as MPO.
 _FORMATS = ("PNG", "JPEG", "BMP")

@@ -1,7 +1,6 @@
 """DICOM files whose every identifying attribute holds a marker, and pictures whose every text does."""
 
 import io
-import itertools
 import warnings
 from pathlib import Path
 
@@ -64,7 +63,9 @@ def marked(stored: np.ndarray, *, valid: bool, **elements) -> bytes:
         meta.PrivateInformationCreatorUID, meta.PrivateInformation = UID, f"{MARKER} meta ".encode()
         for keyword in IDENTIFYING:
             tag = pydicom.datadict.tag_for_keyword(keyword)
-            if tag >> 16 > 2:  # lower ones belong to the file meta, which is above, or to the network's commands
+            if (
+                tag >> 16 > 2
+            ):  # lower ones belong to the file meta, which is above, or to the network's commands
                 dataset.add_new(tag, dictionary_VR(keyword), value(keyword, valid=valid))
         block = dataset.private_block(0x0019, f"{MARKER} CREATOR", create=True)
         block.add_new(1, "LT", f"{MARKER} private")
@@ -77,7 +78,12 @@ def marked(stored: np.ndarray, *, valid: bool, **elements) -> bytes:
         dataset.SOPClassUID = ComputedRadiographyImageStorage
         dataset.Rows, dataset.Columns = stored.shape
         dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = (
+            16,
+            12,
+            11,
+            0,
+        )
         dataset.PixelData = stored.astype("<u2").tobytes()
         for keyword, given in elements.items():
             setattr(dataset, keyword, given)
@@ -92,9 +98,11 @@ def broken(whole: bytes, stored: np.ndarray) -> dict[str, bytes]:
     files = {f"cut{share}.dcm": whole[: len(whole) * share // 100] for share in (1, 3, 20, 60, 90, 99)}
     files["syntax.dcm"] = whole.replace(syntax, f"{NUMBER}.{MARKER}".encode().ljust(len(syntax), b"\0"), 1)
     for name in ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90"):
-        files[f"{name}.dcm"] = whole.replace(syntax, name.encode().ljust(len(syntax), b"\0")[: len(syntax)], 1)
+        files[f"{name}.dcm"] = whole.replace(
+            syntax, name.encode().ljust(len(syntax), b"\0")[: len(syntax)], 1
+        )
     elements = [
-        {"Modality": MARKER}, {"Modality": "CT"}, {"NumberOfFrames": NUMBER}, {"Rows": 0}, {"SamplesPerPixel": 7},
+        {"Modality": MARKER}, {"Modality": "CT"}, {"NumberOfFrames": 3}, {"Rows": 0}, {"SamplesPerPixel": 7},
         {"BitsAllocated": 24}, {"BitsStored": 99}, {"PhotometricInterpretation": MARKER, "Rows": 3000},
         {"SOPClassUID": f"1.2.840.10008.5.1.4.1.1.2.{NUMBER}"},
     ]  # fmt: skip
@@ -115,7 +123,9 @@ def broken(whole: bytes, stored: np.ndarray) -> dict[str, bytes]:
 
 def odd_presentation(stored: np.ndarray) -> bytes:
     """A file that is used, with notes."""
-    return marked(stored, valid=False, VOILUTFunction=MARKER, WindowCenter="100", WindowWidth="50", Modality="DX")
+    return marked(
+        stored, valid=False, VOILUTFunction=MARKER, WindowCenter="100", WindowWidth="50", Modality="DX"
+    )
 
 
 def pictures(grey: np.ndarray) -> dict[str, bytes]:
@@ -137,5 +147,3 @@ def pictures(grey: np.ndarray) -> dict[str, bytes]:
         image.save(stream, {"png": "PNG", "jpg": "JPEG", "tif": "TIFF"}[name[2:]], **options)
         files[name] = stream.getvalue()
     return files
-
-
