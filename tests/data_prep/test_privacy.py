@@ -35,7 +35,11 @@ from tests.data_prep.decode.marked import (
 CLASSES = ("healthy", "osteopenia", "osteoporosis")
 QUICK = (
     *("--config.denoise.backend=none", "--config.image_size=32", "--config.workers=0"),
-    *("--config.audit.near_duplicates=False", "--config.quarantine.max_fraction=0.9"),
+    *(
+        "--config.audit.near_duplicates=False",
+        "--config.audit.shortcuts=False",
+        "--config.quarantine.max_fraction=0.9",
+    ),
 )
 
 
