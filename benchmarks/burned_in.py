@@ -23,6 +23,7 @@ from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 TEXTS = ("DOE^JANE", "12.03.1947", "ID 4711-0815", "KLINIKUM NORD 2019-06-30 10:31", "Maria Schmidt *1951")
 MARKERS = ("L", "R", "LI", "RE")
+SIDES = "side markers (L, RE), not to be found"
 HEIGHTS = (8, 10, 12, 16, 24, 36, 48)
 # Pillow's default font, TrueType fonts that matplotlib brings along, and OpenCV's Hershey fonts by number.
 FONTS = ("Pillow", "DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "Hershey 0", "Hershey 2", "Hershey 3")
@@ -100,8 +101,8 @@ def recall(images: list[np.ndarray]) -> None:
                         rows[key].append(share)
             drawn = write(image, str(rng.choice(MARKERS)), "DejaVuSans", height, "white on bone", rng)
             if drawn is not None:
-                rows["side markers (L, R), not to be found"].append(covered(*drawn))
-    for key in ("all", *STYLES, *FONTS, *(f"height {h} pixels" for h in HEIGHTS), next(reversed(rows))):
+                rows[SIDES].append(covered(*drawn))
+    for key in ("all", *STYLES, *FONTS, *(f"height {h} pixels" for h in HEIGHTS), SIDES):
         shares = np.array(rows[key])
         if shares.size:
             print(f"| {key} | {shares.size} | {(shares > 0.01).mean():.3f} | {(shares > 0.95).mean():.3f} |")

@@ -92,7 +92,7 @@ def _regions(mask: np.ndarray) -> np.ndarray:
     found = [
         (*cv2.boundingRect(contour), cv2.contourArea(contour) + len(contour) / 2 + 1)
         for contour, (*_, parent) in zip(contours, tree[0] if len(contours) else (), strict=True)
-        if parent < 0 and len(contour) >= _LOWEST
+        if parent < 0
     ]
     return np.array(found, np.float32).reshape(-1, 5)
 
@@ -127,11 +127,35 @@ def _lines(regions: np.ndarray, tone: np.ndarray) -> list[np.ndarray]:
     found = []
     for line in range(count):
         of = line_of == line
+        if of.sum() < _FEWEST_LETTERS:
+            continue
         hull = np.array([left[of].min(), top[of].min(), right[of].max(), bottom[of].max()])
-        hull[2:] -= hull[:2]
-        if of.sum() >= _FEWEST_LETTERS and hull[3] <= 2 * np.median(height[of]) and hull[2] >= 2 * hull[3]:
-            found.append(hull)
+        wide, high = hull[2:] - hull[:2]
+        if high <= 2 * np.median(height[of]) and wide >= 2 * high:
+            found.append(_completed(hull, regions))
     return found
+
+
+def _completed(hull: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """A line with what else is written on it: signs, short words, letters that touch each other.
+
+    Args:
+        hull: left, top, right and bottom.
+        regions: as of `_regions`.
+
+    Returns:
+        left, top, width and height.
+    """
+    high = hull[3] - hull[1]
+    corners = np.concatenate([regions[:, :2], regions[:, :2] + regions[:, 2:4]], axis=1)
+    beside = (corners[:, 1] >= hull[1] - 0.3 * high) & (corners[:, 3] <= hull[3] + 0.3 * high)
+    while True:
+        near = beside & (corners[:, 0] <= hull[2] + high) & (corners[:, 2] >= hull[0] - high)
+        beside &= ~near
+        if not near.any():
+            return np.concatenate([hull[:2], hull[2:] - hull[:2]])
+        hull[:2] = np.minimum(hull[:2], corners[near, :2].min(axis=0))
+        hull[2:] = np.maximum(hull[2:], corners[near, 2:].max(axis=0))
 
 
 def _box(found: np.ndarray, scale: float, shape: tuple[int, ...]) -> Box:
