@@ -47,7 +47,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the PatientID hashed without the secret",
         "data_prep/image_task.py",
-        'hmac.digest(task.secret, identified.encode(), "sha256").hex()',
+        'pseudonym(task.secret, "PatientID", identified)',
         "hashlib.sha256(identified.encode()).hexdigest()",
         ("tests/data_prep/test_prepare.py::test_the_cache_does_not_tell_whose_images_it_holds",),
     ),
