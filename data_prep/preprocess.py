@@ -67,9 +67,8 @@ class PreprocessSpec:
         """The spec as JSON-serialisable fields, as the data set's metadata holds it."""
         fields = dataclasses.asdict(self)
         if self.burned_in == "keep":
-            del fields[
-                "burned_in"
-            ]  # as in the datasets of before there was a choice, whose fingerprints hold
+            # As in the datasets of before there was a choice, whose fingerprints hold.
+            del fields["burned_in"]
         return fields
 
     @classmethod
