@@ -28,14 +28,14 @@ HEIGHTS = (8, 10, 12, 16, 24, 36, 48)
 # Pillow's default font, TrueType fonts that matplotlib brings along, and OpenCV's Hershey fonts by number.
 FONTS = ("Pillow", "DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "Hershey 0", "Hershey 2", "Hershey 3")
 STYLES = ("white on bone", "white on black", "black on bone", "black on white")
-PER_FOLDER = 12  # radiographs that are written on
+PER_FOLDER = 6  # radiographs that are written on
 
 
 def main() -> None:
     """Prints all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--phantoms", type=int, default=12)
+    parser.add_argument("--phantoms", type=int, default=6)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     phantoms = [phantom(patient) for patient in range(arguments.phantoms)]
@@ -111,9 +111,9 @@ def recall(images: list[np.ndarray]) -> None:
 def write(
     image: np.ndarray, text: str, font: str, height: int, style: str, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The picture with a line in a corner or anywhere, and where its letters are.
+    """The picture with a line in a corner or anywhere, and where its letters can be seen.
 
-    None where it does not fit, or would not be seen: a letter in the tone of what is under it.
+    None where it does not fit, or where most of it is in the tone of what is under it.
     """
     letters = rendered(text, font, height)
     rows, columns = np.array(image.shape) - letters.shape - 16
@@ -128,11 +128,12 @@ def write(
     result = image.copy()
     if not style.endswith("bone"):
         result[window] = ground
-    elif abs(np.median(image[window][letters > 0.5]) - tone) < 0.3 * (high - low):
+    seen = (letters > 0.5) & (np.abs(result[window] - tone) > 0.2 * (high - low))
+    if seen.sum() < 0.5 * (letters > 0.5).sum():
         return None
     result[window] = result[window] * (1 - letters) + tone * letters
     where = np.zeros(image.shape, bool)
-    where[window] = letters > 0.5
+    where[window] = seen
     return result.astype(np.float32), where
 
 
