@@ -451,3 +451,18 @@ def test_what_the_header_says_of_writing_is_honoured(tmp_path, burned_in, outcom
         assert any("1 images seem to have writing" in text for text in result.warnings)
     else:
         assert "healthy/0.dcm" not in said and result.quarantined == 1
+
+
+@pytest.mark.parametrize("change", [{"after": "2016"}, {"test_values": ("2001-01-01",)}])
+def test_what_stands_in_the_place_of_a_date_is_not_told(tmp_path, change):
+    source = tmp_path / "in"
+    for i in range(9):
+        stored = np.random.default_rng(i).integers(0, 4096, (48, 40), dtype=np.uint16)
+        path = source / CLASSES[i % 3] / f"{i}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom(stored, 12, StudyDate=MARKER if i == 8 and "after" in change else "19470329"))
+    config = settings()
+    config.split.update(by="date", **change)
+    with pytest.raises(UserError, match=r"1 images have no date|no image has date=") as refusal:
+        prepare.prepare(source, tmp_path / "out", config)
+    assert leaks(str(refusal.value).encode()) == []

@@ -41,7 +41,7 @@ PRIVACY = (
         "data_prep/decode/dicom.py",
         "        except UserError:\n            continue\n",
         "        except UserError:\n            return str(dataset.get(key))\n",
-        (f"{_PRIVACY}::test_nothing_is_told_by_a_run_that_is_refused",),
+        (f"{_PRIVACY}::test_what_stands_in_the_place_of_a_date_is_not_told",),
     ),
     Mutant(
         "dates in every cache",
