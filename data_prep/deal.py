@@ -11,13 +11,12 @@ from data_prep import dates, strata
 from data_prep.audit.audit import Audit
 from data_prep.policies import resolve_duplicates
 from data_prep.prepared import PreparedImage
-from data_prep.settings import IMAGE, LABEL, PrepareSettings, SplitSection
+from data_prep.settings import DATE, IMAGE, LABEL, PrepareSettings, SplitSection
 from data_prep.source import Rejected
 from data_prep.split import assign_splits, check_given_splits, connected_groups
 from osteojax import leaky
 from osteojax.errors import UserError
 
-_DATE = "date"
 _SHOWN = 3
 
 
@@ -135,7 +134,7 @@ def _known_values(images: Sequence[PreparedImage], column: str, needed_for: str)
     if column == LABEL:
         return [image.record.label for image in images]
     values = [image.metadata.get(column) for image in images]
-    if column == _DATE:  # that of a DICOM header is no metadata: it is not written out
+    if column == DATE:  # that of a DICOM header is no metadata: it is not written out
         values = [value or image.prepared.date for value, image in zip(values, images, strict=True)]
     if not any(values):
         present = sorted({name for image in images for name in image.metadata})
@@ -164,10 +163,9 @@ def _tested(images: Sequence[PreparedImage], split: SplitSection) -> dict[str, b
     if split.test_values:
         absent = [value for value in split.test_values if value not in values]
         if absent:
-            raise UserError(
-                f"split.test_values: no image has {split.column}={absent[0]!r}; there are "
-                f"{', '.join(sorted(set(values))[:20])}"
-            )
+            # Dates may be those of headers, which are told nowhere.
+            known = "" if split.column == DATE else f"; there are {', '.join(sorted(set(values))[:20])}"
+            raise UserError(f"split.test_values: no image has {split.column}={absent[0]!r}{known}")
         return {file: value in split.test_values for file, value in zip(files, values, strict=True)}
     boundary = dates.parse(split.after, "split.after")
     found: dict[str, bool] = {}

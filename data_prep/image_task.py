@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.burned_in import find_text
 from data_prep.decode import DecodeError, Limits, Radiograph, check_size, decode, read_bytes
 from data_prep.patients import header_id
 from data_prep.preprocess import PreprocessSpec, denoiser_input, preprocess_native
-from osteojax.errors import UserError
+from data_prep.pseudonym import pseudonym
+from osteojax.errors import UserError, untold
 from osteojax.place import open_place
 
 log = logging.getLogger(__name__)
 
 # Raised when the same file and spec give other pixels or other fields.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,12 @@ class ImageTask:
         limits: what is refused.
         cache: place for finished images, a folder or an address on an object store; a file and spec that are already
             there are not computed again.
+        secret: keys the pseudonyms of patients, and the names in the cache: without it a cache would tell whose images
+            it holds. With another one nothing in the cache is taken.
         store: address of an object store that `path` is an object of, for workers that share no disk.
-        secret: keys the pseudonyms of patients: without it a cache would tell whose images it holds.
+        name: of the file in messages; None for its path.
+        burned_in: what is done about writing in the picture, as `PrivacySection` has it; the spec masks it.
+        dated: whether the date of its header is wanted; it then lies in the cache.
     """
 
     path: Path
@@ -49,6 +55,14 @@ class ImageTask:
     cache: Path | str
     secret: bytes = b"\0"
     store: str | None = None
+    name: str | None = None
+    burned_in: str = "flag"
+    dated: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What messages call the file."""
+        return self.name or str(self.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,7 @@ class Prepared:
         patient: pseudonym from the DICOM PatientID, or None.
         anonymous: whether there is a PatientID that stands for anybody.
         date: when it was taken, by the DICOM header, or None; only the split may look at it.
+        written: whether writing was found in the picture, or its header says that there is some.
         quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
@@ -85,6 +100,7 @@ class Prepared:
     patient: str | None = None
     anonymous: bool = False
     date: str | None = None
+    written: bool = False
     quality: dict[str, float] | None = None
 
 
@@ -102,7 +118,7 @@ def prepare_image(task: ImageTask) -> Prepared | Failed:
             warnings.simplefilter("always", category)
         result = _prepare(task)
     for warning in heard:  # of libraries, which know no file
-        log.info("%s: %s", task.path, warning.message)
+        log.info("%s: %s", task.shown, warning.message)
     return result
 
 
@@ -118,8 +134,8 @@ def _prepare(task: ImageTask) -> Prepared | Failed:
         raise
     except MemoryError:
         return Failed("needs more memory than there is")
-    except Exception:  # one odd image must not cost a run of days; too many stop it
-        log.exception("%s: preprocessing failed, a defect of the program", task.path)
+    except Exception as error:  # one odd image must not cost a run of days; too many stop it
+        log.error("%s: preprocessing failed, a defect of the program: %s", task.shown, untold(error))
         return Failed("preprocessing it failed, which is a defect of the program: the log says more")
 
 
@@ -172,13 +188,16 @@ def denoising_quality(
 
 def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
     radiograph = decode(data, task.limits)
+    written = _written(radiograph) if task.burned_in != "ignore" else ()
+    if written and task.burned_in == "quarantine":
+        raise DecodeError(f"{'; '.join(written)} (privacy.burned_in)")
     done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range, radiograph.pixel_aspect)
     quality = None
     if clean:
         quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits), task.spec)
     height, width = radiograph.pixels.shape
     identified = header_id(radiograph.patient)
-    patient = identified and hmac.digest(task.secret, identified.encode(), "sha256").hex()
+    patient = identified and pseudonym(task.secret, "PatientID", identified)
     result = Prepared(
         key=key,
         sha256=content_hash(radiograph.pixels),
@@ -189,21 +208,29 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         bits=radiograph.bits,
         sigma=done.sigma,
         warnings=done.warnings,
-        notes=radiograph.notes,
+        notes=(*radiograph.notes, *written),
         metadata=dict(radiograph.metadata),
         patient=patient,
         anonymous=bool(radiograph.patient) and identified is None,
-        date=radiograph.date,
+        date=radiograph.date if task.dated else None,
+        written=bool(written),
         quality=quality,
     )
     _store(task.cache, result, done.image)
     return result
 
 
+def _written(radiograph: Radiograph) -> tuple[str, ...]:
+    """What is to be said of writing in the picture; nothing where there seems to be none."""
+    found = ("there seems to be writing in the picture",) if find_text(radiograph.pixels) else ()
+    stated = ("its header says that text is burned into the picture",) if radiograph.annotated else ()
+    return found + stated
+
+
 def _cache_key(data: bytes, clean: bytes, task: ImageTask) -> str:
-    parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())
-    digest = hashlib.sha256(str(_CACHE_VERSION).encode())
-    for part in parts:
+    what = f"{_CACHE_VERSION} {task.spec.to_json()} {task.limits} {task.burned_in} {task.dated}"
+    digest = hmac.new(task.secret, hashlib.sha256(what.encode()).digest(), "sha256")
+    for part in (data, clean):
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()
 

@@ -10,10 +10,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from data_prep.pseudonym import pseudonym
+
 # What spreadsheets, pandas and databases write for nothing.
 MISSING = frozenset(
     {"", "nan", "none", "null", "nil", "n/a", "na", "<na>", "#n/a", "nat", "-", "--", "?", "unknown"}
 )
+# Hexadecimal digits of a pseudonym: among a million patients two share one by a chance of 1 in 36 million.
+_HASHED = 16
 # What anonymisers leave in a header, folded: such an id stands for anybody.
 _NOBODY = re.compile(
     r"(anon(y(m(ous|i[sz]ed)?)?)?|deidentified|removed|deleted|unknown|unbekannt|none|null|nan|na|noid|no(patient)?id"
@@ -65,31 +69,42 @@ def holding_too_many(patients: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def assign_patients(
-    files: Sequence[str], given: Sequence[str | None], in_header: Sequence[str | None]
+    files: Sequence[str],
+    given: Sequence[str | None],
+    in_header: Sequence[str | None],
+    key: bytes | None = None,
 ) -> dict[str, str]:
     """File -> patient: as given, else a number for each DICOM PatientID, else the file itself.
+
+    With a key the first two are pseudonyms that everyone who has the key gets again, from any set of images.
 
     Args:
         files: of the images, in an order that does not depend on the run.
         given: patient of each by the source's table.
-        in_header: pseudonym of each by its DICOM header; only equality counts, and it is not written out.
+        in_header: pseudonym of each by its DICOM header, under the same key where there is one.
+        key: of the pseudonyms; without one given ids are kept, and of those of headers only equality counts.
     """
     numbers: dict[str, str] = {}
     patients = {}
-    for file, known, pseudonym in zip(files, given, in_header, strict=True):
-        if known is None and pseudonym is not None:
-            known = numbers.setdefault(pseudonym, f"dicom-{len(numbers) + 1:05d}")
+    for file, known, of_header in zip(files, given, in_header, strict=True):
+        if known is not None and key is not None:
+            known = f"patient-{pseudonym(key, 'patient_id', known)[:_HASHED]}"
+        elif known is None and of_header is not None:
+            number = f"{len(numbers) + 1:05d}" if key is None else of_header[:_HASHED]
+            known = numbers.setdefault(of_header, f"dicom-{number}")
         patients[file] = known or file
     return patients
 
 
-def patient_warnings(patients: Mapping[str, str]) -> list[str]:
+def patient_warnings(patients: Mapping[str, str], given: Mapping[str, str] | None = None) -> list[str]:
     """What a reader of any result must know of the ids; sentences.
 
     Args:
         patients: file -> patient, as of `assign_patients`.
+        given: file -> the id that a pseudonym stands for, which alone tells what it is a variant of.
     """
     warnings = []
+    stands_for = {patients[file]: known for file, known in (given or {}).items()}
     known = [patient for file, patient in patients.items() if patient != file]
     own = len(patients) - len(known)
     if own:
@@ -97,8 +112,9 @@ def patient_warnings(patients: Mapping[str, str]) -> list[str]:
             f"{own} of {len(patients)} images have no patient_id: each counts as a patient of its own, so two "
             "images of one person may be on both sides of the split"
         )
-    if variants := equal_after_folding(known):
-        examples = "; ".join(" = ".join(map(repr, same)) for same in variants[:3])
+    if variants := equal_after_folding(stands_for.get(patient, patient) for patient in known):
+        told = {stands_for.get(patient, patient): patient for patient in known}
+        examples = "; ".join(" = ".join(repr(told[one]) for one in same) for same in variants[:3])
         warnings.append(
             f"{len(variants)} patients seem to have several ids, equal but for case, spaces, zeros or signs "
             f"({examples}): each counts as another patient; give each person one id"

@@ -4,7 +4,7 @@ The same for every runner: functions of what became of each file (`image_task.py
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,13 @@ class Plan:
         return Layout.of(examples, settings.image_size, settings.class_names)
 
 
+def shown_as(settings: PrepareSettings, secret: bytes) -> Callable[[str], str]:
+    """What everything that is written calls a file of the source."""
+    if settings.privacy.file_names == "hash":
+        return lambda file: hidden_name(file, secret)
+    return str
+
+
 def gather(
     listed: Source, outcomes: Sequence[Outcome | None], settings: PrepareSettings, secret: bytes
 ) -> Gathered:
@@ -132,12 +139,11 @@ def gather(
         listed: the source.
         outcomes: of its records, in their order; None of one that was not looked at.
         settings: of the preparation.
-        secret: of the run, for names that are hidden.
+        secret: of the run, for names and ids that are hidden.
     """
-    records, rejected = list(listed.records), list(listed.rejected)
-    if settings.privacy.file_names == "hash":
-        records = [dataclasses.replace(r, file=hidden_name(r.file, secret)) for r in records]
-        rejected = [dataclasses.replace(r, file=hidden_name(r.file, secret)) for r in rejected]
+    shown = shown_as(settings, secret)
+    records = [dataclasses.replace(r, file=shown(r.file)) for r in listed.records]
+    rejected = [dataclasses.replace(r, file=shown(r.file)) for r in listed.rejected]
     done: list[tuple[Record, Prepared]] = []
     for record, outcome in sorted(zip(records, outcomes, strict=True), key=lambda pair: pair[0].file):
         if isinstance(outcome, Prepared):
@@ -148,6 +154,7 @@ def gather(
         [record.file for record, _ in done],
         [record.patient_id for record, _ in done],
         [outcome.patient for _, outcome in done],
+        secret if settings.privacy.patient_ids == "hash" else None,
     )
     images = [PreparedImage(record, outcome, patients[record.file]) for record, outcome in done]
     return Gathered(images, sorted(rejected, key=lambda r: (r.file, r.reason)), listed.warnings)

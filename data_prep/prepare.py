@@ -22,9 +22,10 @@ from data_prep.denoise.registry import DenoiseSpec
 from data_prep.image_task import load_image
 from data_prep.manifest import Row, write_json, write_manifest, write_quarantine
 from data_prep.phantom import write_phantom
-from data_prep.plan import group_names
-from data_prep.prepared import hidden_name, make_rows
+from data_prep.plan import group_names, shown_as
+from data_prep.prepared import make_rows
 from data_prep.preprocess import PreprocessSpec, preprocess_native
+from data_prep.pseudonym import named_key
 from data_prep.report import write_report
 from data_prep.runner import Job, Runner, audit_locally, gather_locally, run_locally, worker_count
 from data_prep.settings import PrepareSettings, read_settings
@@ -81,7 +82,7 @@ def prepare(source: str | Path, out: Path, config: ConfigDict, run: Runner = run
     settings, out = read_settings(config), Path(out)
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_dataset(out), overwrite=settings.overwrite)
-    with open_workdir(out) as workdir:
+    with open_workdir(out, named_key(settings.privacy.key_file)) as workdir:
         job = _job(source, settings.spec, workdir, settings, _split_file(settings))
         plan = run(job)
         for text in plan.warnings:
@@ -149,7 +150,7 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
     spec = dataclasses.replace(settings.spec, denoise=DenoiseSpec())
     with disk_errors(out):
         check_destination(_folder(source), out, ours=holds_audit(out), overwrite=settings.overwrite)
-    with open_workdir(out) as workdir:
+    with open_workdir(out, named_key(settings.privacy.key_file)) as workdir:
         workdir.result.mkdir()
         job = _job(source, spec, workdir, settings)
         gathered = gather_locally(job)
@@ -174,10 +175,8 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
 
 def _noisy(job: Job, file: str) -> np.ndarray | None:
     """The image of a manifest's file prepared without denoising; None where the file cannot be read any more."""
-    names = [record.file for record in job.listed.records]
-    if job.settings.privacy.file_names == "hash":
-        names = [hidden_name(name, job.workdir.secret) for name in names]
-    path = job.listed.root / job.listed.records[names.index(file)].file
+    shown = shown_as(job.settings, job.workdir.secret)
+    path = job.listed.root / next(r.file for r in job.listed.records if shown(r.file) == file)
     spec, limits = dataclasses.replace(job.spec, denoise=DenoiseSpec()), job.settings.limits.of_decoding
     try:
         radiograph = decode(read_bytes(path, limits), limits)
@@ -199,10 +198,11 @@ def _job(
     table: SplitFile | None = None,
 ) -> Job:
     listed, clean = _read(source, workdir, settings)
+    shown = shown_as(settings, workdir.secret)
     given = next((record for record in listed.records if record.split), None)
     if settings.split.folds and given:
         raise UserError(
-            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {given.file} into "
+            f"split.folds={settings.split.folds} deals all patients anew, but the source puts {shown(given.file)} into "
             f"{given.split}; take its splits away, or leave split.folds at 0"
         )
     if table is not None:
@@ -219,7 +219,8 @@ def _read(
 ) -> tuple[Source, Mapping[str, Path]]:
     """The source's records, and for a phantom the clean image of each file."""
     if str(source) != PHANTOM:
-        return read_source(source, settings.class_names, settings.class_aliases), {}
+        shown = shown_as(settings, workdir.secret)
+        return read_source(source, settings.class_names, settings.class_aliases, shown), {}
     root = _phantom(workdir.folder, settings)
     listed = read_source(root, settings.class_names, settings.class_aliases)
     clean = {r.file: root / "clean" / Path(r.file).name for r in listed.records}

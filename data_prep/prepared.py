@@ -1,14 +1,13 @@
 """Records after their tasks: what a prepared image is, and its row in the manifest."""
 
 import dataclasses
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.image_task import Prepared
 from data_prep.manifest import Row
+from data_prep.pseudonym import pseudonym
 from data_prep.source import Record
 
 
@@ -89,4 +88,4 @@ def denoising_summary(images: Sequence[PreparedImage]) -> dict[str, Any] | None:
 
 def hidden_name(file: str, secret: bytes) -> str:
     """A name for a file that tells nothing of its own and depends on the run's secret."""
-    return f"file-{hmac.digest(secret, file.encode('utf-8', 'surrogateescape'), hashlib.sha256).hex()[:16]}"
+    return f"file-{pseudonym(secret, 'file', file)[:16]}"

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from data_prep.burned_in import find_text, without_text
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
 from data_prep.denoise.anscombe import denoise_poisson_gaussian
 from data_prep.denoise.noise import estimate_sigma
@@ -41,9 +42,11 @@ class PreprocessSpec:
         image_size: height and width of the result.
         aspect: "squash" resizes to a square as the paper does; "letterbox" keeps the aspect ratio and pads with
             the darkest value.
+        burned_in: "keep" what is written in the picture, or "mask" it before anything else (`data_prep.burned_in`).
         value_bits: the result is rounded to multiples of 2**-value_bits, which is what makes it compress.
-        version: of this record. Those of earlier releases are read, and mean the same: version 1 named a BM3D backend
-            where this one names a denoiser, version 2 knew no `denoise_at` and was "native".
+        version: of this record, in which a `burned_in` that is kept is absent. Those of earlier releases are read, and
+            mean the same: version 1 named a BM3D backend where this one names a denoiser, version 2 knew no
+            `denoise_at` and was "native".
     """
 
     denoise: DenoiseSpec = dataclasses.field(default_factory=DenoiseSpec)
@@ -53,6 +56,7 @@ class PreprocessSpec:
     image_size: Annotated[int, Bound(low=8, high=4096)] = 224
     aspect: Literal["squash", "letterbox"] = "squash"
     value_bits: Annotated[int, Bound(low=8, high=23)] = 12
+    burned_in: Literal["keep", "mask"] = "keep"
     version: Literal[3] = _VERSION
 
     def to_json(self) -> str:
@@ -61,7 +65,11 @@ class PreprocessSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON-serialisable fields, as the data set's metadata holds it."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.burned_in == "keep":
+            # As in the datasets of before there was a choice, whose fingerprints hold.
+            del fields["burned_in"]
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> "PreprocessSpec":
@@ -85,6 +93,7 @@ class PreprocessSpec:
             raise UserError(f"a preprocessing spec is a dictionary; got {fields!r:.200}")
         fields = _from_version_1(fields) if fields.get("version") == 1 else fields
         fields = _from_version_2(fields) if fields.get("version") == 2 else fields
+        fields = {"burned_in": "keep", **fields}
         if set(fields) != expected or fields["version"] != _VERSION:
             raise UserError(
                 f"a preprocessing spec has the fields {', '.join(sorted(expected))} and version {_VERSION}; got "
@@ -180,7 +189,7 @@ def preprocess_native(
         check_pixels(pixels, "preprocessing")
     except UserError as error:  # no setting is to blame, but this image
         raise DecodeError(_OUT_OF_RANGE) from error
-    noisy = denoiser_input(pixels, spec, pixel_aspect)
+    noisy = denoiser_input(masked(pixels, spec), spec, pixel_aspect)
     estimate = estimate_sigma(noisy)
     sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
     denoised, unmodelled = _denoise(noisy, sigma, spec)
@@ -197,6 +206,11 @@ def preprocess_native(
         estimate.sigma * 255.0 / full_range,
         estimate.codes + unmodelled + constant,
     )
+
+
+def masked(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """Decoded luminance as the spec lets it be seen: without writing where it is masked."""
+    return without_text(pixels, find_text(pixels)) if spec.burned_in == "mask" else pixels
 
 
 def denoiser_input(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_prep.audit.audit import Audit, audit_records
 from data_prep.image_task import ImageTask, load_image, prepare_image
-from data_prep.plan import Failure, Gathered, Outcome, Plan, gather, make_plan
+from data_prep.plan import Failure, Gathered, Outcome, Plan, gather, make_plan, shown_as
 from data_prep.policies import check_quarantine
 from data_prep.preprocess import PreprocessSpec
 from data_prep.settings import PrepareSettings
@@ -65,6 +65,9 @@ class Job:
             cache,
             self.workdir.secret,
             self.store,
+            name=shown_as(self.settings, self.workdir.secret)(file),
+            burned_in=self.settings.privacy.burned_in,
+            dated=self.settings.dated,
         )
 
     def check(self, gathered: Gathered) -> None:

@@ -16,7 +16,7 @@ from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
 from osteojax.errors import UserError
 
-PATIENT, IMAGE, LABEL = "patient", "image", "label"
+PATIENT, IMAGE, LABEL, DATE = "patient", "image", "label", "date"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,10 +137,17 @@ class PrivacySection:
     """`privacy.*`.
 
     Attributes:
-        file_names: "keep", or "hash" to have every output name a file by a number of its own.
+        file_names: "keep", or "hash" to have every output name a file by a pseudonym.
+        patient_ids: likewise of patients.
+        key_file: holds the key of all pseudonyms; "" for the variable OSTEOJAX_PRIVACY_KEY, or a key of this run alone.
+        burned_in: what is done about writing in the picture: it is not looked for, told, masked, or costs the image its
+            place.
     """
 
     file_names: Literal["keep", "hash"] = "keep"
+    patient_ids: Literal["keep", "hash"] = "keep"
+    key_file: str = ""
+    burned_in: Literal["ignore", "flag", "mask", "quarantine"] = "flag"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +195,13 @@ class PrepareSettings:
             denoise_at=self.denoise.at,
             image_size=self.image_size,
             aspect=self.aspect,
+            burned_in="mask" if self.privacy.burned_in == "mask" else "keep",
         )
+
+    @property
+    def dated(self) -> bool:
+        """Whether the split looks at dates."""
+        return DATE in (self.split.by, *self.split.stratify)
 
     @property
     def fractions(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from data_prep.patients import given_id
@@ -104,7 +104,12 @@ class Source:
     warnings: tuple[str, ...] = ()
 
 
-def read_source(source: str | Path, class_names: Sequence[str], aliases: Mapping[str, str]) -> Source:
+def read_source(
+    source: str | Path,
+    class_names: Sequence[str],
+    aliases: Mapping[str, str],
+    shown: Callable[[str], str] = str,
+) -> Source:
     """Lists the images of a source.
 
     Args:
@@ -112,6 +117,7 @@ def read_source(source: str | Path, class_names: Sequence[str], aliases: Mapping
             splits (`train/CLASS`, `CLASS/train`) are read as given splits.
         class_names: canonical class names; compared case-insensitively.
         aliases: further names of classes -> canonical name; those of other class lists are passed over.
+        shown: what warnings and reasons call a file or folder of the source.
 
     Returns:
         Records and rejections, both sorted by file.
@@ -132,10 +138,10 @@ def read_source(source: str | Path, class_names: Sequence[str], aliases: Mapping
     try:
         if table.is_file():
             root = table.parent
-            rows: Iterable[Record | Rejected] = _table_rows(table, classes, warnings)
+            rows: Iterable[Record | Rejected] = _table_rows(table, classes, warnings, shown)
         elif path.is_dir():
             root = path
-            rows = _folder_rows(path, classes, warnings)
+            rows = _folder_rows(path, classes, warnings, shown)
         else:
             raise UserError(f"source {path} is neither a folder nor a table")
         records, rejected = _check_files(root, rows)
@@ -173,7 +179,9 @@ def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 
-def _folder_rows(root: Path, classes: Mapping[str, str], warnings: list[str]) -> Iterator[Record | Rejected]:
+def _folder_rows(
+    root: Path, classes: Mapping[str, str], warnings: list[str], shown: Callable[[str], str]
+) -> Iterator[Record | Rejected]:
     documents = []
     for file in _walk(root):
         folders = [_fold(part) for part in PurePosixPath(file).parts[:-1]]
@@ -186,10 +194,10 @@ def _folder_rows(root: Path, classes: Mapping[str, str], warnings: list[str]) ->
             yield Rejected(file, "lies beside the class folders, so that its class is not known")
         else:
             named = PurePosixPath(file).parts[1 if folders[0] in SPLIT_NAMES and len(folders) > 1 else 0]
-            yield Rejected(file, f"class folder {named!r} is none of {', '.join(classes)}")
+            yield Rejected(file, f"class folder {shown(named)!r} is none of {', '.join(classes)}")
     if documents:
         warnings.append(
-            f"{len(documents)} files beside the class folders are no images, such as {documents[0]}"
+            f"{len(documents)} files beside the class folders are no images, such as {shown(documents[0])}"
         )
 
 
@@ -217,13 +225,15 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _table_rows(table: Path, classes: Mapping[str, str], warnings: list[str]) -> list[Record | Rejected]:
+def _table_rows(
+    table: Path, classes: Mapping[str, str], warnings: list[str], shown: Callable[[str], str]
+) -> list[Record | Rejected]:
     text = _text(table)
     try:
         rows = list(_parse_table(table, text, classes, warnings))
     except csv.Error as error:
         raise UserError(f"{table} is not a CSV file: {error}") from None
-    return _found_on_disk(table, rows, warnings)
+    return _found_on_disk(table, rows, warnings, shown)
 
 
 def _text(table: Path) -> str:
@@ -321,7 +331,7 @@ def _parse_row(row: Mapping[str, str], classes: Mapping[str, str], where: str) -
 
 
 def _found_on_disk(
-    table: Path, rows: list[Record | Rejected], warnings: list[str]
+    table: Path, rows: list[Record | Rejected], warnings: list[str], shown: Callable[[str], str]
 ) -> list[Record | Rejected]:
     """The rows under the names that the files really have; says what no row names.
 
@@ -334,7 +344,7 @@ def _found_on_disk(
     for key in (_composed, _fold):  # the looser of them fills in what the stricter left free
         for file in present:
             folded.setdefault(key(file), []).append(file)
-    found = [_under_its_own_name(row, root, exact, folded) for row in rows]
+    found = [_under_its_own_name(row, root, exact, folded, shown) for row in rows]
     other_case = [
         row.file
         for row, real in zip(rows, found, strict=True)
@@ -343,12 +353,14 @@ def _found_on_disk(
     if other_case:
         warnings.append(
             f"{len(other_case)} files are written in {table.name} in another case than they have, such as "
-            f"{other_case[0]}"
+            f"{shown(other_case[0])}"
         )
     named = {row.file for row in found}
     spare = [f for f in present if f not in named and PurePosixPath(f).suffix.lower() not in _DOCUMENTS]
     if spare:
-        warnings.append(f"{len(spare)} files of the source are not in {table.name}, such as {spare[0]}")
+        warnings.append(
+            f"{len(spare)} files of the source are not in {table.name}, such as {shown(spare[0])}"
+        )
     return found
 
 
@@ -357,7 +369,11 @@ def _composed(name: str) -> str:
 
 
 def _under_its_own_name(
-    row: Record | Rejected, root: Path, exact: set[str], folded: Mapping[str, list[str]]
+    row: Record | Rejected,
+    root: Path,
+    exact: set[str],
+    folded: Mapping[str, list[str]],
+    shown: Callable[[str], str],
 ) -> Record | Rejected:
     if isinstance(row, Rejected) or row.file in exact or _outside(root.resolve(), row.file):
         return row
@@ -374,7 +390,7 @@ def _under_its_own_name(
     near = sorted(
         f for f in exact if PurePosixPath(f).with_suffix("") == stem or f.startswith(f"{row.file}.")
     )
-    return Rejected(row.file, f"no such file{f'; there is {near[0]}' if near else ''}")
+    return Rejected(row.file, f"no such file{f'; there is {shown(near[0])}' if near else ''}")
 
 
 def _check_files(root: Path, rows: Iterable[Record | Rejected]) -> tuple[list[Record], list[Rejected]]:

@@ -103,12 +103,17 @@ class SplitFile:
         """
         if self.key == "file":
             return list(images)
-        names = ids(images) if self.key == "id" else [image.patient_id for image in images]
+        names = ids(images) if self.key == "id" else [self._patient(image) for image in images]
         self._check_known(self.splits, set(names), "of what was read")
         return [
             dataclasses.replace(image, record=dataclasses.replace(image.record, split=self.splits.get(name)))
             for image, name in zip(images, names, strict=True)
         ]
+
+    def _patient(self, image: PreparedImage) -> str:
+        """As the source has it, or as a manifest does (privacy.patient_ids)."""
+        given = image.record.patient_id
+        return given if given in self.splits and given is not None else image.patient_id
 
     def check_complete(self, images: Sequence[PreparedImage]) -> None:
         """Raises UserError where an image that is kept has no row; what is left out needs none."""

@@ -19,7 +19,10 @@ _IDENTIFYING = re.compile(r"\d+(\.\d+){5,}|[^\W\d_]{2,}\^[^\W\d_]{2,}|(?<!\d)(19
 
 def source_warnings(images: Sequence[PreparedImage], settings: PrepareSettings) -> list[str]:
     """Of patients, classes and names."""
-    warnings = patient_warnings({image.record.file: image.patient_id for image in images})
+    warnings = patient_warnings(
+        {image.record.file: image.patient_id for image in images},
+        {image.record.file: image.record.patient_id for image in images if image.record.patient_id},
+    )
     from_header = sum(i.record.patient_id is None and i.patient_id != i.record.file for i in images)
     if from_header:
         warnings.append(f"the patients of {from_header} images are taken from the DICOM PatientID")
@@ -33,6 +36,16 @@ def source_warnings(images: Sequence[PreparedImage], settings: PrepareSettings) 
         warnings.append(
             f"the names of {telling} files look like UIDs, person names or dates and stand in manifest, shards and "
             "report; --config.privacy.file_names=hash leaves them out"
+        )
+    written = sum(image.prepared.written for image in images)
+    if written:
+        done = {
+            "mask": "what was found is masked, what was not found is there",
+            "flag": "it may name people; --config.privacy.burned_in=mask or quarantine takes it out",
+        }
+        warnings.append(
+            f"{written} images seem to have writing burned into the picture (notes of manifest.csv): "
+            f"{done[settings.privacy.burned_in]}"
         )
     labels = {image.record.label for image in images}
     return warnings + [f"class {name} has no image" for name in settings.class_names if name not in labels]

@@ -30,7 +30,7 @@ class Workdir:
     Attributes:
         out: where the result will be.
         folder: where the work is.
-        secret: random; keys what must not be recognised by those who read the cache.
+        secret: keys what must not be recognised by those who read the cache or the result.
     """
 
     out: Path
@@ -103,8 +103,13 @@ def check_destination(source: Path | None, out: Path, *, ours: bool, overwrite: 
 
 
 @contextlib.contextmanager
-def open_workdir(out: Path) -> Iterator[Workdir]:
+def open_workdir(out: Path, key: bytes | None = None) -> Iterator[Workdir]:
     """The working folder of one run; kept when the run fails, removed when it succeeds.
+
+    Args:
+        out: where the result will be.
+        key: the user's own, which is not stored. Without one a random key lies in the folder for as long as that is
+            there, so that a run which goes on gives the same pseudonyms.
 
     Raises:
         UserError: it cannot be written, or another run holds it.
@@ -123,7 +128,7 @@ def open_workdir(out: Path) -> Iterator[Workdir]:
         _remove_leftovers(folder)
         try:
             with disk_errors(out, kept="finished images are kept"):
-                yield Workdir(out, folder, _secret(folder / "secret"))
+                yield Workdir(out, folder, key or _secret(folder / "secret"))
         except BaseException:
             if not any((folder / "cache").iterdir()) and not (folder / "quarantine.csv").exists():
                 shutil.rmtree(folder, ignore_errors=True)  # it failed before anything was worth keeping

@@ -65,6 +65,11 @@ def get_config() -> ConfigDict:
 
     # Names of files stand in manifest, shards and report as they are; "hash" puts a number of its own for each.
     config.privacy = ConfigDict({"file_names": "keep"})
+    config.privacy.patient_ids = "keep"  # likewise of patients: "hash"
+    # Holds the key of all pseudonyms ("" for OSTEOJAX_PRIVACY_KEY, or a random key of this run alone). Never stored.
+    config.privacy.key_file = ""
+    # Writing burned into the picture: ignore, flag (a note and a warning), mask (filled), or quarantine the image.
+    config.privacy.burned_in = "flag"
 
     config.workers = -1  # processes; -1: one a core, 0: none, all in this process
     config.overwrite = False  # replace a finished data set at --out

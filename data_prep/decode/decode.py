@@ -7,6 +7,7 @@ be read as exactly one greyscale-reducible radiograph raises `DecodeError` with 
 import logging
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from data_prep.decode.pillow import decode_pillow
 from data_prep.decode.radiograph import DEFAULT_LIMITS, DecodeError, Limits, Radiograph
 from data_prep.decode.tiff import MAGIC as TIFF_MAGIC
 from data_prep.decode.tiff import decode_tiff
+from osteojax.errors import untold
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +89,15 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
         DecodeError: with the reason, for anything that is not one radiograph within the limits.
     """
     try:
-        image = _reader(data)(data, limits)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries' own: they may quote the header, and name no file
+            image = _reader(data)(data, limits)
     except DecodeError:
         raise
     except MemoryError:
         raise DecodeError("needs more memory than there is") from None
-    except Exception:  # the decoders raise whatever a damaged file makes them raise
-        log.debug("a decoder failed", exc_info=True)
+    except Exception as error:  # the decoders raise whatever a damaged file makes them raise
+        log.debug("a decoder failed: %s", untold(error))
         raise DecodeError("the file is damaged, or of a kind that cannot be read") from None
     bad = int(np.count_nonzero(~np.isfinite(image.pixels)))
     if bad:

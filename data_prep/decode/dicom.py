@@ -1,15 +1,16 @@
 """A DICOM file to one radiograph: read, checked, its frame decoded, presented (PS3.3 C.7.6.3 and C.11)."""
 
+import datetime
 import io
 import logging
 import struct
-import warnings
 import zlib
 
 import numpy as np
 import pydicom
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_color_lut, get_decoder
+from pydicom.sr.codedict import codes
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -19,25 +20,30 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from data_prep import dates
 from data_prep.decode.codestream import Codestream, decode_codestream, read_codestream
 from data_prep.decode.presentation import Presentation, invert, modality, number, padding_mask, voi
 from data_prep.decode.radiograph import DecodeError, Limits, Radiograph, check_size, luminance
 from data_prep.decode.stored import stored_range, stored_values
+from osteojax.errors import UserError
 
 # Their warnings name no file; what matters is in the reasons and notes here.
 for _name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-# Header fields that describe the acquisition. Names, dates and institutions stay out: they identify people.
+# Header fields that describe the acquisition; none of them is in table E.1-1 of PS3.15, which lists what identifies
+# people. Sex and age, which are, are taken only as the standard writes them (docs/privacy.md).
 _METADATA = {
-    "PatientSex": "sex",
     "BodyPartExamined": "site",
     "ViewPosition": "view",
     "Modality": "modality",
     "Manufacturer": "manufacturer",
     "ManufacturerModelName": "manufacturer_model",
 }
+_SEXES = ("M", "F", "O")
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+# What may be told of a modality: a header can hold any text there.
+_MODALITIES = {getattr(codes.cid33, name).value for name in codes.cid33.dir()}
 # Kinds of objects that are no plain radiograph whatever their Modality says (PS3.4, B.5), by the start of their UID.
 _OBJECTS = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -73,11 +79,9 @@ def decode_dicom(data: bytes, limits: Limits) -> Radiograph:
     Raises:
         DecodeError: it holds no single radiograph of an allowed modality within the limits, or not all of it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of every unusual value; what matters is checked here
-        dataset = read_dataset(data, limits)
-        notes = _check_object(dataset, limits)
-        return _present(dataset, notes, limits)
+    dataset = read_dataset(data, limits)
+    notes = _check_object(dataset, limits)
+    return _present(dataset, notes, limits)
 
 
 def read_dataset(data: bytes, limits: Limits) -> pydicom.Dataset:
@@ -146,12 +150,12 @@ def _check_object(dataset: pydicom.Dataset, limits: Limits) -> tuple[str, ...]:
     if "PixelData" not in dataset:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise DecodeError("a DICOM file of floating-point pixels, which no radiograph has")
-        what = f" (modality {stated})" if stated else ""
+        what = f" ({_kind_name(stated, limits)})" if stated else ""
         raise DecodeError(f"a DICOM file without a picture{what}")
     for found in filter(None, (stated, implied)):
         if found not in limits.modalities:
             raise DecodeError(
-                f"no plain radiograph but {_kind_name(found)}; allowed are {', '.join(limits.modalities)} "
+                f"no plain radiograph but {_kind_name(found, limits)}; allowed are {', '.join(limits.modalities)} "
                 "(limits.modalities)"
             )
     frames = number(dataset, "NumberOfFrames")
@@ -160,8 +164,10 @@ def _check_object(dataset: pydicom.Dataset, limits: Limits) -> tuple[str, ...]:
     return () if stated or kind else ("the DICOM file does not say its modality",)
 
 
-def _kind_name(modality: str) -> str:
+def _kind_name(modality: str, limits: Limits) -> str:
     names = {"SC": "a secondary capture (SC)", "photograph": "a photograph", "US": "an ultrasound image (US)"}
+    if modality not in {*_MODALITIES, *_OBJECTS.values(), *limits.modalities}:
+        return "something of a modality that DICOM does not know"
     return names.get(modality, f"modality {modality}")
 
 
@@ -240,6 +246,7 @@ def _radiograph(
         notes,
         aspect,
         _date(dataset),
+        str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )
 
 
@@ -342,18 +349,27 @@ def _pixel_aspect(dataset: pydicom.Dataset) -> float:
 
 def _metadata(dataset: pydicom.Dataset) -> dict[str, str]:
     found = {name: str(dataset.get(key, "") or "").strip() for key, name in _METADATA.items()}
+    sex = str(dataset.get("PatientSex") or "").strip().upper()
+    found["sex"] = sex if sex in _SEXES else ""
     found["age"] = _age_in_years(str(dataset.get("PatientAge", "") or ""))
     return {name: value for name, value in found.items() if value}
 
 
 def _date(dataset: pydicom.Dataset) -> str | None:
-    found = (str(dataset.get(key) or "").strip() for key in ("AcquisitionDate", "StudyDate", "ContentDate"))
-    return next(filter(None, found), None)
+    """The first of its dates that is one, as 2019-06-30; any other text in its place could be told by a message."""
+    for key in ("AcquisitionDate", "StudyDate", "ContentDate"):
+        try:
+            found = dates.parse(str(dataset.get(key) or ""), key)
+        except UserError:
+            continue
+        if len(found) == 3:
+            return datetime.date(*found).isoformat()
+    return None
 
 
 def _age_in_years(value: str) -> str:
     """DICOM age string (PS3.5: nnnD, nnnW, nnnM, nnnY) in years, or '' where it is none."""
     value = value.strip()
-    if len(value) == 4 and value[:3].isdigit() and value[3] in _YEARS:
+    if len(value) == 4 and value.isascii() and value[:3].isdigit() and value[3] in _YEARS:
         return f"{int(value[:3]) * _YEARS[value[3]]:g}"
     return ""

@@ -1,7 +1,7 @@
 """PNG, JPEG and BMP by Pillow; what it would reduce to 8 bits by the codecs themselves."""
 
 import io
-import warnings
+import logging
 
 import imagecodecs
 import numpy as np
@@ -9,6 +9,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_prep.decode.codestream import decode_codestream, is_cut, read_codestream
 from data_prep.decode.radiograph import DecodeError, Limits, Radiograph, check_size, luminance, wide
+
+logging.getLogger("PIL").setLevel(logging.WARNING)  # below it quotes EXIF and text
 
 # A JPEG that holds further pictures, previews mostly, opens as MPO.
 _FORMATS = ("PNG", "JPEG", "BMP")
@@ -24,30 +26,28 @@ def decode_pillow(data: bytes, limits: Limits) -> Radiograph:
     Raises:
         DecodeError: another format, more than one picture, or not all of it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata, and of sizes: our own limit is checked below
-        notes: tuple[str, ...] = ()
-        if data.startswith(_JPEG_MAGIC):
-            header = read_codestream(data)
-            check_size(header.rows, header.columns, limits)
-            if header.precision != 8 or header.lossless:
-                return _unusual_jpeg(data)
-            data, notes = _whole_jpeg(data)
-        image = _open(data, limits)
-        with image:
-            check_size(image.height, image.width, limits)
-            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise DecodeError(f"{image.n_frames} frames; one radiograph a file is needed")  # type: ignore[attr-defined]
-            if image.format == "MPO":
-                notes = (*notes, "the first of several pictures in one JPEG")
-            try:
-                return _from_pillow(image, data, notes)
-            except (DecodeError, MemoryError):
-                raise
-            except Exception:  # OSError, SyntaxError and others, of damaged data
-                raise DecodeError(
-                    f"the file is damaged or cut short: its {image.format} data do not decode"
-                ) from None
+    notes: tuple[str, ...] = ()
+    if data.startswith(_JPEG_MAGIC):
+        header = read_codestream(data)
+        check_size(header.rows, header.columns, limits)
+        if header.precision != 8 or header.lossless:
+            return _unusual_jpeg(data)
+        data, notes = _whole_jpeg(data)
+    image = _open(data, limits)
+    with image:
+        check_size(image.height, image.width, limits)
+        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+            raise DecodeError(f"{image.n_frames} frames; one radiograph a file is needed")  # type: ignore[attr-defined]
+        if image.format == "MPO":
+            notes = (*notes, "the first of several pictures in one JPEG")
+        try:
+            return _from_pillow(image, data, notes)
+        except (DecodeError, MemoryError):
+            raise
+        except Exception:  # OSError, SyntaxError and others, of damaged data
+            raise DecodeError(
+                f"the file is damaged or cut short: its {image.format} data do not decode"
+            ) from None
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:

@@ -117,7 +117,7 @@ def _window(given: Presentation, centre: float, width: float, function: str) -> 
     if function == "LINEAR" and width >= 1:
         centre, width = centre - 0.5, width - 1
     elif function not in ("LINEAR", "LINEAR_EXACT"):
-        raise DecodeError(f"there is no function {function[:20]!r}")
+        raise DecodeError("its function is none of the standard's")
     elif function == "LINEAR" or width <= 0:
         raise DecodeError(f"a width of {width:g} makes no sense")
     below, above = x <= centre - width / 2, x > centre + width / 2

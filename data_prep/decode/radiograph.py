@@ -50,7 +50,9 @@ class Radiograph:
         patient: DICOM PatientID, or None. It identifies a person: group by it, never write it out.
         notes: what was lost or assumed on the way, for the manifest.
         pixel_aspect: height of a pixel over its width.
-        date: when it was taken (DICOM only), or None. It helps to identify a person: split by it, never write it out.
+        date: when it was taken (DICOM only), as 2019-06-30, or None. It helps to identify a person: split by it, never
+            write it out.
+        annotated: whether its header says that text is burned into the picture (DICOM only).
     """
 
     pixels: np.ndarray
@@ -61,6 +63,7 @@ class Radiograph:
     notes: tuple[str, ...] = ()
     pixel_aspect: float = 1.0
     date: str | None = None
+    annotated: bool = False
 
 
 def check_size(height: int, width: int, limits: Limits) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
-from data_prep.preprocess import PreprocessSpec, placement, preprocess
+from data_prep.preprocess import PreprocessSpec, masked, placement, preprocess
 from osteojax import leaky
 from osteojax.explain.overlay import overlay, stamped
 from osteojax.explain.registry import EXPLAINERS
@@ -43,7 +43,7 @@ def explain_files(
             saliency = explainer(cut, run.params, run.batch_stats, image[None], np.asarray([label]))
             window = placement(radiograph.pixels.shape, spec, radiograph.pixel_aspect)
             path = folder / f"{number:05d}-{file.stem}.png"
-            drawn = overlay(radiograph.pixels, np.asarray(saliency[0]), window)
+            drawn = overlay(masked(radiograph.pixels, spec), np.asarray(saliency[0]), window)
             stream = io.BytesIO()
             Image.fromarray(stamped(drawn, leaky.WORDS) if run.mark else drawn).save(stream, "PNG")
             write_atomically(path, stream.getvalue())

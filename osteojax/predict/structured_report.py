@@ -115,7 +115,7 @@ def _write(
         stream = io.BytesIO()
         report.save_as(stream, enforce_file_format=True)
     except Exception as error:  # whatever a value in a header of others makes pydicom and highdicom raise
-        return Filed(answer.file, reason=f"its DICOM header cannot be carried over ({str(error)[:200]})")
+        return Filed(answer.file, reason=f"its DICOM header cannot be carried over ({type(error).__name__})")
     write_atomically(path, stream.getvalue())
     return Filed(answer.file, path)
 

@@ -176,6 +176,7 @@ def test_specs_of_other_releases_are_refused(text, message):
         {"sigma": -1.0},
         {"sigma": float("nan")},
         {"value_bits": 4},
+        {"burned_in": "flag"},
     ],
 )
 def test_settings_are_checked_at_once(fields):
@@ -213,6 +214,16 @@ def test_specs_of_version_2_denoise_at_the_native_resolution():
         "version": 2
     }
     assert PreprocessSpec.from_dict(fields) == PreprocessSpec(sigma=2.0, denoise_at="native")
+
+
+def test_masking_is_told_only_where_it_is_done_so_that_earlier_fingerprints_hold():
+    assert PreprocessSpec().to_json() == (
+        '{"aspect": "squash", "denoise": {"name": "none", "settings": {}}, "denoise_at": "native", "image_size": 224, '
+        '"noise_model": "gaussian", "sigma": null, "value_bits": 12, "version": 3}'
+    )
+    spec = PreprocessSpec(burned_in="mask")
+    assert spec.to_dict()["burned_in"] == "mask" and PreprocessSpec.from_json(spec.to_json()) == spec
+    assert PreprocessSpec.from_dict(dataclasses.asdict(PreprocessSpec())) == PreprocessSpec()
 
 
 @pytest.mark.parametrize("aspect", ["squash", "letterbox"])

@@ -32,15 +32,15 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the cache's key without the spec",
         "data_prep/image_task.py",
-        "parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())",
-        "parts = (data, clean, repr(task.limits).encode())",
+        'what = f"{_CACHE_VERSION} {task.spec.to_json()} ',
+        'what = f"{_CACHE_VERSION} ',
         (f"{_CACHE}::test_another_spec_is_never_served_from_the_cache",),
     ),
     Mutant(
         "the cache's key without the clean image",
         "data_prep/image_task.py",
-        "parts = (data, clean, task.spec.to_json().encode(), repr(task.limits).encode())",
-        "parts = (data, task.spec.to_json().encode(), repr(task.limits).encode())",
+        "for part in (data, clean):",
+        "for part in (data,):",
         (f"{_CACHE}::test_other_bytes_limits_and_truths_are_other_entries",),
     ),
     Mutant(
@@ -69,7 +69,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the PatientID hashed without the secret",
         "data_prep/image_task.py",
-        'hmac.digest(task.secret, identified.encode(), "sha256").hex()',
+        'pseudonym(task.secret, "PatientID", identified)',
         "hashlib.sha256(identified.encode()).hexdigest()",
         ("tests/data_prep/test_prepare.py::test_the_cache_does_not_tell_whose_images_it_holds",),
     ),
@@ -331,8 +331,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the header's patient beats the table's",
         "data_prep/patients.py",
-        "if known is None and pseudonym is not None:",
-        "if pseudonym is not None:",
+        "elif known is None and of_header is not None:",
+        "elif of_header is not None:",
         ("tests/data_prep/test_patients.py::test_patients_are_numbered_in_the_order_of_the_files",),
     ),
     Mutant(

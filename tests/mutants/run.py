@@ -19,6 +19,7 @@ from tests.mutants.explain import EXPLAIN
 from tests.mutants.feed import FEED
 from tests.mutants.mutant import Mutant
 from tests.mutants.preparation import PREPARATION
+from tests.mutants.privacy import PRIVACY
 from tests.mutants.probe import PROBE
 from tests.mutants.recipes import RECIPES
 from tests.mutants.search import SEARCH
@@ -26,7 +27,7 @@ from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *PROBE, *RECIPES, *SEARCH, *SPLITS, *TRANSFER)
+MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *PRIVACY, *PROBE, *RECIPES, *SEARCH, *SPLITS, *TRANSFER)
 # pytest's exit status when tests ran and some failed; 2 to 5 would mean that nothing was proved.
 TESTS_FAILED = 1
 # A mutant that loops for ever is noticed too: by whoever waits for the tests.
