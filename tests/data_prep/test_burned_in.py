@@ -77,6 +77,7 @@ def test_large_pictures_are_reduced_and_boxes_are_not(phantom):
     image, letters = written(phantom, ground=0.0)
     large = cv2.resize(image, None, fx=5, fy=5)
     assert covered(find_text(large), cv2.resize(letters.astype(np.uint8), None, fx=5, fy=5) > 0) > 0.95
+    assert all(150 < box.top < box.bottom < 400 for box in find_text(large))
 
 
 def test_one_hot_pixel_hides_nothing(phantom):
