@@ -104,7 +104,10 @@ def prepare(source: str | Path, out: Path, config: ConfigDict, run: Runner = run
             denoising=quality["mean"] if quality else None,
             load_image=lambda row: load_image(plan.cache, keys[row.file]),
             load_noisy=lambda row: _noisy(job, row.file),
-            config=config.to_dict(),
+            # Who works, and over what, changes no byte of the page.
+            config={
+                key: value for key, value in config.to_dict().items() if key not in ("workers", "overwrite")
+            },
             dealing=settings.split.told(),
             mark=plan.mark,
         )

@@ -148,13 +148,13 @@ def test_nothing_is_told_when_the_work_is_killed_or_fails(source, tmp_path, capl
             raise RuntimeError(f"{MARKER} of an image")
         return preprocess(pixels, *arguments)
 
-    def kills(function, tasks, workers):
+    def kills(function, tasks, workers, **_):
         for index, found in run_tasks(function, tasks, workers):
             yield index, WorkerDied() if index % 7 == 0 else found
 
     preprocess = image_task.preprocess_native
     monkeypatch.setattr(image_task, "preprocess_native", fails)
-    monkeypatch.setattr(prepare, "run_tasks", kills)
+    monkeypatch.setattr("data_prep.runner.run_tasks", kills)
     monkeypatch.setattr(prepare, "write_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with caplog.at_level(logging.DEBUG):
         assert command(["prep", f"--source={source}", f"--out={tmp_path / 'out'}", *QUICK]) == 130
