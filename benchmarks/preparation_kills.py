@@ -1,6 +1,6 @@
 """Kills workers and parents of a preparation at random moments, and compares what comes of it with a run left alone.
 
-    python benchmarks/preparation_kills.py [--moments=20] [--seed=0] [--spark]
+    PYTHONPATH=. python benchmarks/preparation_kills.py [--moments=20] [--seed=0] [--spark]
 
 Prints a table: runner, victim, moment in seconds, images finished by then, whether the data set is equal to the bit.
 A killed parent must leave nothing at --out, and is started again with the same command.
