@@ -1,11 +1,10 @@
 """`dataset_card.md`: the data set in a page of text, for whoever gets it without its page."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.manifest import Row
-from data_prep.source import Rejected, in_order
+from data_prep.manifest import Row, counts_by_split
+from data_prep.source import Rejected
 from osteojax import leaky
 
 
@@ -24,19 +23,11 @@ def card(
 
     What only the owner of the source knows is asked for, and not made up.
     """
-    counts = Counter((row.split, row.label) for row in rows)
-    splits = in_order(row.split for row in rows)
-    table = []
-    for split in splits:
-        images = [counts[split, name] for name in class_names]
-        patients = len({row.patient_id for row in rows if row.split == split})
-        table.append(f"| {' | '.join(map(str, (split, *images, sum(images), patients)))} |")
-    cues = [
-        f"{cue['cue']} alone reaches a balanced accuracy of {best['value']:.2f} (chance {cue['chance']:.2f})"
-        for cue in audit["shortcuts"]
-        if (best := max(cue["balanced_accuracy"].values(), key=lambda score: score["value"]))["ci95"][0]
-        > cue["chance"]
+    table = [
+        f"| {' | '.join(map(str, (split, *images, len(mine), len({row.patient_id for row in mine}))))} |"
+        for split, images, mine in counts_by_split(rows, class_names)
     ]
+    cues = [cue["cue"] for cue in audit["shortcuts"] if cue["predicts"]]
     return "\n".join(
         [
             "# Dataset card",
@@ -54,7 +45,7 @@ def card(
             f"**Copies.** {len(audit['exact_duplicates'])} pictures lie in several files, {len(audit['conflicts'])} of "
             f"them under contradictory labels; {len(audit['near_duplicates'])} pairs of near copies.",
             "",
-            f"**Shortcuts.** {'; '.join(cues) or 'None was found, or none was looked for'}.",
+            f"**Shortcuts** that alone predict the label: {', '.join(cues) or 'none found, or none looked for'}.",
             "",
             f"**Left out.** {len(rejected)} files; `quarantine.csv` has the reasons.",
             "",

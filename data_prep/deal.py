@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from data_prep import dates, strata
 from data_prep.audit.audit import Audit
 from data_prep.policies import resolve_duplicates
-from data_prep.prepared import PreparedImage
+from data_prep.prepared import PreparedImage, group_names
 from data_prep.settings import DATE, IMAGE, LABEL, PrepareSettings, SplitSection
 from data_prep.source import Rejected
 from data_prep.split import assign_splits, check_given_splits, connected_groups
@@ -111,7 +111,7 @@ def _groups(images: Sequence[PreparedImage], audit: Audit, split: SplitSection) 
         for component, name in zip(joined, names, strict=True):
             first[component] = min(first.get(component, name), name)
         names = [first[component] for component in joined]
-    return {image.record.file: name for image, name in zip(images, names, strict=True)}
+    return group_names(images, names)
 
 
 def _values(images: Sequence[PreparedImage], column: str, *, needed_for: str) -> list[str]:

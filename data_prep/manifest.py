@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.source import Rejected
+from data_prep.source import Rejected, in_order
 from osteojax import fingerprint as fingerprints
 from osteojax import folds
 from osteojax.files import write_atomically, write_csv
@@ -65,6 +66,17 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
         return [own[c] for c in columns] + [row.metadata.get(name, "") for name in extra]
 
     write_csv(path, [*columns, *names.values()], map(cells, rows))
+
+
+def counts_by_split(
+    rows: Sequence[Row], class_names: Sequence[str]
+) -> list[tuple[str, list[int], list[Row]]]:
+    """Each split in order, its images of each class, and its rows."""
+    counts = Counter((row.split, row.label) for row in rows)
+    return [
+        (split, [counts[split, name] for name in class_names], [row for row in rows if row.split == split])
+        for split in in_order(row.split for row in rows)
+    ]
 
 
 def write_quarantine(path: Path, rejected: Sequence[Rejected]) -> None:

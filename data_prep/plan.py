@@ -168,11 +168,6 @@ def _reason(outcome: Failure, settings: PrepareSettings) -> str:
     return f"took longer than limits.seconds={settings.limits.seconds:g}"
 
 
-def group_names(images: Sequence[PreparedImage], audit: Audit) -> dict[str, str]:
-    """File -> group."""
-    return {image.record.file: name for image, name in zip(images, audit.groups, strict=True)}
-
-
 def make_plan(
     gathered: Gathered,
     audit: Audit,

@@ -17,14 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_prep.dataset_card import card
-from data_prep.decode import DecodeError, decode, read_bytes
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.image_task import load_image
 from data_prep.manifest import Row, write_json, write_manifest, write_quarantine
 from data_prep.phantom import write_phantom
-from data_prep.plan import group_names, shown_as
-from data_prep.prepared import make_rows
-from data_prep.preprocess import PreprocessSpec, preprocess_native
+from data_prep.plan import shown_as
+from data_prep.prepared import group_names, make_rows
+from data_prep.preprocess import PreprocessSpec, preprocess_file
 from data_prep.pseudonym import named_key
 from data_prep.report import write_report
 from data_prep.runner import Job, Runner, audit_locally, gather_locally, run_locally, worker_count
@@ -159,7 +158,7 @@ def audit_source(source: str | Path, out: Path, config: ConfigDict) -> dict[str,
         gathered = gather_locally(job)
         images = gathered.images
         audit = audit_locally(job, gathered)
-        rows = make_rows(images, group_names(images, audit), [""] * len(images))
+        rows = make_rows(images, group_names(images, audit.groups), [""] * len(images))
         warnings = [*gathered.warnings, *source_warnings(images, settings), *audit_warnings(audit)]
         found = {**audit.to_dict(), "warnings": warnings}
         _write_tables(workdir.result, rows, gathered.rejected, found)
@@ -182,10 +181,9 @@ def _noisy(job: Job, file: str) -> np.ndarray | None:
     path = job.listed.root / next(r.file for r in job.listed.records if shown(r.file) == file)
     spec, limits = dataclasses.replace(job.spec, denoise=DenoiseSpec()), job.settings.limits.of_decoding
     try:
-        radiograph = decode(read_bytes(path, limits), limits)
-    except (DecodeError, OSError):
+        return preprocess_file(path, spec, limits)
+    except UserError:
         return None
-    return preprocess_native(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect).image
 
 
 def _folder(source: str | Path) -> Path | None:

@@ -36,6 +36,11 @@ def ids(images: Sequence[PreparedImage]) -> list[str]:
     return found
 
 
+def group_names(images: Sequence[PreparedImage], names: Sequence[str]) -> dict[str, str]:
+    """File -> group, from the name of each image's group."""
+    return {image.record.file: name for image, name in zip(images, names, strict=True)}
+
+
 def make_rows(
     images: Sequence[PreparedImage],
     groups: Mapping[str, str],

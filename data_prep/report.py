@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import pictures
-from data_prep.manifest import Row
+from data_prep.manifest import Row, counts_by_split
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import Rejected, in_order
 from osteojax import leaky, page
@@ -100,14 +100,10 @@ def _dealing(dealing: Mapping[str, Any]) -> str:
 
 
 def _split_table(rows: Sequence[Row], class_names: Sequence[str]) -> str:
-    counts = Counter((row.split, row.label) for row in rows)
-    body = []
-    for split in in_order(row.split for row in rows):
-        mine = [row for row in rows if row.split == split]
-        images = [counts[split, name] for name in class_names]
-        body.append(
-            [split, *images, len(mine), len({r.patient_id for r in mine}), len({r.group for r in mine})]
-        )
+    body = [
+        [split, *images, len(mine), len({r.patient_id for r in mine}), len({r.group for r in mine})]
+        for split, images, mine in counts_by_split(rows, class_names)
+    ]
     return page.table(
         ["split", *class_names, "images", "patients", "groups"], body, "Images by split and class"
     )

@@ -12,7 +12,7 @@ from data_prep.plan import Failure, Gathered, Outcome, Plan, gather, make_plan, 
 from data_prep.policies import check_quarantine
 from data_prep.preprocess import PreprocessSpec
 from data_prep.settings import PrepareSettings
-from data_prep.shards import Shard, assemble, make_shards, write_shard
+from data_prep.shards import write_shards
 from data_prep.source import Source
 from data_prep.split_file import SplitFile
 from data_prep.workdir import Workdir
@@ -93,12 +93,15 @@ def run_locally(job: Job) -> Plan:
     """Prepares with the cores of this machine."""
     gathered = gather_locally(job)
     plan = make_plan(gathered, audit_locally(job, gathered), job.settings, job.workdir.cache, job.table)
-    keys, layout = plan.image_keys, plan.layout(job.settings)
-
-    def write(shard: Shard, path: Path) -> None:
-        write_shard(path, shard, layout, lambda example: load_image(plan.cache, keys[example.id]))
-
-    assemble(job.workdir.result, make_shards(plan.splits), layout, write, job.description(plan))
+    keys = plan.image_keys
+    write_shards(
+        job.workdir.result,
+        plan.splits,
+        lambda example: load_image(plan.cache, keys[example.id]),
+        image_size=job.settings.image_size,
+        class_names=job.settings.class_names,
+        description=job.description(plan),
+    )
     return plan
 
 

@@ -686,6 +686,9 @@ def folder_address(source: str) -> str | None:
 
     A folder that we published is none of these: an object of it may be called otherwise.
     """
-    if not is_remote(source) or read_listing(Store(source)) is not None:
+    if not is_remote(source):
         return None
-    return source.rstrip("/") if Store(source).names() else source.rstrip("/").rpartition("/")[0]
+    store = Store(source)
+    if read_listing(store) is not None:
+        return None
+    return source.rstrip("/") if store.names() else source.rstrip("/").rpartition("/")[0]

@@ -348,13 +348,19 @@ def test_hidden_names_are_in_no_warning_reason_or_line(tmp_path, capfd, caplog, 
         assert name.encode() not in path.read_bytes().upper(), path
 
 
-def test_a_date_lies_in_the_cache_only_where_the_split_asks_for_it(tmp_path, monkeypatch):
-    source = tmp_path / "in"
-    for i in range(30):
+def dicom_files(folder, headers):
+    """A folder of classes with a DICOM file of noise for each header."""
+    for i, header in enumerate(headers):
         stored = np.random.default_rng(i).integers(0, 4096, (48, 40), dtype=np.uint16)
-        path = source / CLASSES[i % 3] / f"{i}.dcm"
+        path = folder / CLASSES[i % 3] / f"{i}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(stored, 12, PatientID=f"P{i}", StudyDate=f"20{10 + i % 9}0703"))
+        path.write_bytes(dicom(stored, 12, **header))
+    return folder
+
+
+def test_a_date_lies_in_the_cache_only_where_the_split_asks_for_it(tmp_path, monkeypatch):
+    headers = [{"PatientID": f"P{i}", "StudyDate": f"20{10 + i % 9}0703"} for i in range(30)]
+    source = dicom_files(tmp_path / "in", headers)
     monkeypatch.setattr(prepare, "write_report", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     for after, held in (("", False), ("2016", True)):
         config = settings()
@@ -455,12 +461,8 @@ def test_what_the_header_says_of_writing_is_honoured(tmp_path, burned_in, outcom
 
 @pytest.mark.parametrize("change", [{"after": "2016"}, {"test_values": ("2001-01-01",)}])
 def test_what_stands_in_the_place_of_a_date_is_not_told(tmp_path, change):
-    source = tmp_path / "in"
-    for i in range(9):
-        stored = np.random.default_rng(i).integers(0, 4096, (48, 40), dtype=np.uint16)
-        path = source / CLASSES[i % 3] / f"{i}.dcm"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dicom(stored, 12, StudyDate=MARKER if i == 8 and "after" in change else "19470329"))
+    last = MARKER if "after" in change else "19470329"
+    source = dicom_files(tmp_path / "in", [{"StudyDate": "19470329"}] * 8 + [{"StudyDate": last}])
     config = settings()
     config.split.update(by="date", **change)
     with pytest.raises(UserError, match=r"1 images have no date|no image has date=") as refusal:
