@@ -20,6 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
         "hybrid": {"sources": ("embedding", "covariates"), "classifier": "logistic"},
         "texture_hybrid": {"sources": ("texture", "covariates"), "classifier": "logistic"},
     }
+    # With labels that were made from a T-score, add a row that learns the score and reads the class from it:
+    # "t_score": {"sources": ("embedding",), "classifier": "thresholded", "target": "t_score"}
     config.baseline = "clinical"
     config.metric = "balanced_accuracy"
     config.balanced = True  # classes count alike

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +18,11 @@ import osteojax.baselines.classifiers
 import osteojax.baselines.sources  # noqa: F401  both fill their registries
 from osteojax import config as configs
 from osteojax import leaky
-from osteojax.baselines.classifiers.registry import CLASSIFIERS
+from osteojax.baselines.classifiers.registry import CLASSIFIERS, REGRESSES
+from osteojax.baselines.sources.covariates import Covariates, covariates
 from osteojax.baselines.sources.registry import SOURCES, Table, together
 from osteojax.config import Bound
-from osteojax.data.dataset import Joined, PreparedDataset
+from osteojax.data.dataset import Example, Joined, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
 from osteojax.metrics.difference import bootstrapped, holm
@@ -44,10 +45,12 @@ class RowSection:
     Attributes:
         sources: of its features, side by side.
         classifier: that learns from them.
+        target: column whose number is learned in place of the class, by a classifier that reads the class from it.
     """
 
     sources: tuple[str, ...]
     classifier: str = "logistic"
+    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Baselines:
         balanced: whether classes count alike, or images do.
         inner_folds: by which a classifier's settings are chosen within its training images.
         seed: of the inner folds, and of what a classifier draws.
-        settings: of the sources, by name.
+        settings: of the sources and classifiers, by name.
     """
 
     rows: Mapping[str, RowSection]
@@ -113,41 +116,32 @@ def fit_baselines(config: ml_collections.ConfigDict, data_dir: str | Path, out: 
     for deal in deals:
         deal.check_divides_nobody()
     everything = Joined([dataset.source(name) for name, count in dataset.splits.items() if count])
-    names = dict.fromkeys(name for row in asked.rows.values() for name in row.sources)
+    images = _Images.of(everything, dataset.class_names)
+    parts = [(images.places(deal, "train", "val"), images.places(deal, TEST)) for deal in deals]
+    tested = np.concatenate([test for _, test in parts])
+    examples = [images.identities[at] for at in tested]
     tables = {
         name: SOURCES.bind(name, {}, asked.settings.get(name, {}), f"settings.{name}")(everything)
-        for name in names
+        for name in dict.fromkeys(name for row in asked.rows.values() for name in row.sources)
     }
-    identities = everything.identities()
-    place = {text(example["id"]): number for number, example in enumerate(identities)}
-    parts = [
-        (
-            _places(deal, [name for name in ("train", "val") if deal.splits.get(name)], place),
-            _places(deal, [TEST], place),
-        )
-        for deal in deals
-    ]
-    tested = np.concatenate([test for _, test in parts])
-    examples = [identities[at] for at in tested]
-    labels = np.asarray([example["label"] for example in identities])
-    groups = np.asarray([text(example["group"]) for example in identities])
 
     samples, records = {}, {}
     with progress("fitting", len(asked.rows) * len(parts)) as advance:
         for name, row in asked.rows.items():
             features = together([tables[source] for source in row.sources])
-            logits, chosen = [], []
-            for learn, test in parts:
-                answer, settings = _fit(
-                    name, row, asked, features, labels, groups, learn, test, dataset.class_names
-                )
-                logits.append(answer)
-                chosen.append(settings)
+            target = covariates(everything, Covariates((row.target,))).values[:, 0] if row.target else None
+            fitted = []
+            for learn, _ in parts:
+                fitted.append(_fit(name, asked, features, images, learn, target))
                 advance()
-            told = np.concatenate(logits).astype(np.float32)
-            samples[name] = Sample.of(
-                told, labels[tested], [text(example["patient_id"]) for example in examples], seed=asked.seed
+            logits = np.concatenate(
+                [
+                    one.log_probabilities(features.values[test])
+                    for one, (_, test) in zip(fitted, parts, strict=True)
+                ]
             )
+            patients = [text(example["patient_id"]) for example in examples]
+            samples[name] = Sample.of(logits, images.labels[tested], patients, seed=asked.seed)
             records[name] = score_sample(samples[name], dataset.class_names) | {
                 "split": TEST,
                 "dataset_fingerprint": dataset.fingerprint,
@@ -156,15 +150,16 @@ def fit_baselines(config: ml_collections.ConfigDict, data_dir: str | Path, out: 
                 "origin": {
                     "sources": {source: tables[source].origin for source in row.sources},
                     "classifier": row.classifier,
+                    "target": row.target or "label",
                     "features": len(features.names),
-                    "chosen": chosen,
+                    "chosen": [one.chosen for one in fitted],
                 },
             }
             folder = out / name / "eval" / TEST
             with disk_errors(folder):
                 write_atomically(out / name / "config.json", configs.to_json(config))
                 write_predictions(
-                    folder / "predictions.csv", examples, told, dataset.class_names, dataset.mark
+                    folder / "predictions.csv", examples, logits, dataset.class_names, dataset.mark
                 )
                 write_atomically(folder / "metrics.json", json.dumps(records[name], indent=2) + "\n")
     differences = _differences(asked, samples)
@@ -189,63 +184,132 @@ def read_baselines(config: ml_collections.ConfigDict) -> Baselines:
             raise UserError(f"rows.{name}: a row's name is a folder's; use letters, digits, - and _")
         if not row.sources:
             raise UserError(f"rows.{name}.sources is empty; there are {', '.join(SOURCES)}")
+        if (row.classifier in REGRESSES) != bool(row.target):
+            CLASSIFIERS.get(row.classifier)
+            raise UserError(
+                f"rows.{name}: classifier={row.classifier!r} with target={row.target!r}; {', '.join(REGRESSES)} learns "
+                "a number and needs the column's name as target, the others learn the class and have none"
+            )
         CLASSIFIERS.get(row.classifier)
         for source in row.sources:
             SOURCES.get(source)
     for name in asked.settings:
-        SOURCES.get(name)
+        if name not in CLASSIFIERS:
+            SOURCES.get(name)
     return asked
 
 
-def _places(deal: PreparedDataset, splits: Sequence[str], place: Mapping[str, int]) -> np.ndarray:
-    """Where the examples of some splits of a deal stand among all."""
-    return np.asarray([place[text(e["id"])] for split in splits for e in deal.source(split).identities()])
+@dataclasses.dataclass(frozen=True)
+class _Images:
+    """All N images of a dataset, whatever their split.
+
+    Attributes:
+        identities: their examples without pixels.
+        labels: (N,) int.
+        groups: (N,) names of what no split divides.
+        class_names: in label order.
+        place: id -> number.
+    """
+
+    identities: list[Example]
+    labels: np.ndarray
+    groups: np.ndarray
+    class_names: tuple[str, ...]
+    place: Mapping[str, int]
+
+    @classmethod
+    def of(cls, everything: Joined, class_names: tuple[str, ...]) -> "_Images":
+        identities = everything.identities()
+        return cls(
+            identities,
+            np.asarray([example["label"] for example in identities]),
+            np.asarray([text(example["group"]) for example in identities]),
+            class_names,
+            {text(example["id"]): number for number, example in enumerate(identities)},
+        )
+
+    def places(self, deal: PreparedDataset, *splits: str) -> np.ndarray:
+        """The numbers of the images of some splits of a deal; of TEST there must be some."""
+        wanted = [split for split in splits if split == TEST or deal.splits.get(split)]
+        return np.asarray(
+            [self.place[text(e["id"])] for split in wanted for e in deal.source(split).identities()], int
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """A classifier that has learned, and of which columns (F,) of the features it knows anything."""
+
+    search: GridSearchCV
+    known: np.ndarray
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings that it chose."""
+        return dict(self.search.best_params_)
+
+    def log_probabilities(self, values: np.ndarray) -> np.ndarray:
+        """(n, C) float32 of features (n, F)."""
+        probabilities = self.search.predict_proba(values[:, self.known])
+        return np.log(np.maximum(probabilities, _SMALLEST)).astype(np.float32)
 
 
 def _fit(
     name: str,
-    row: RowSection,
     asked: Baselines,
     features: Table,
-    labels: np.ndarray,
-    groups: np.ndarray,
+    images: _Images,
     learn: np.ndarray,
-    test: np.ndarray,
-    class_names: Sequence[str],
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Log-probabilities (tested, C) of a row that learned from some of the images, and the settings that it chose."""
-    absent = [of for c, of in enumerate(class_names) if not (labels[learn] == c).any()]
+    target: np.ndarray | None,
+) -> _Fitted:
+    """A row's classifier, having learned from the images at the places `learn` their classes, or their `target` (N,).
+
+    Raises:
+        UserError: they are not enough to learn from.
+    """
+    labels, groups, row = images.labels[learn], images.groups[learn], asked.rows[name]
+    if target is not None:
+        with_number = np.isfinite(target[learn])
+        learn, labels, groups = learn[with_number], labels[with_number], groups[with_number]
+    absent = [of for c, of in enumerate(images.class_names) if not (labels == c).any()]
     if absent:
+        known_of = f" with a number in {row.target}" if row.target else ""
         raise UserError(
-            f"no training image is {', '.join(absent)}: no classifier can learn what it never sees"
+            f"rows.{name}: no training image{known_of} is {', '.join(absent)}: no classifier can learn what it never "
+            "sees"
         )
     # A column without a single value says nothing, and has no median.
     known = np.isfinite(features.values[learn]).any(0)
     if not known.any():
         raise UserError(f"rows.{name}: no training image has a value of {', '.join(features.names)}")
-    x = features.values[:, known]
-    model, grid = CLASSIFIERS.bind(row.classifier, {}, {}, "settings")(
-        features.categorical[known], asked.balanced, asked.seed
-    )
-    fewest = min(len(set(groups[learn][labels[learn] == c])) for c in range(len(class_names)))
+    fewest = min(len(set(groups[labels == c])) for c in range(len(images.class_names)))
     if fewest < asked.inner_folds:
         raise UserError(
             f"inner_folds={asked.inner_folds}, and a class has {fewest} training group(s): each inner fold needs one; "
             "set --config.inner_folds lower, or use more images"
         )
+    model, grid = CLASSIFIERS.bind(
+        row.classifier, {}, asked.settings.get(row.classifier, {}), f"settings.{row.classifier}"
+    )(features.categorical[known], asked.balanced, asked.seed)
+    if target is not None and len(model.thresholds) + 1 != len(images.class_names):
+        raise UserError(
+            f"settings.{row.classifier}.thresholds has {len(model.thresholds)} numbers and there are "
+            f"{len(images.class_names)} classes; give one less than classes, descending"
+        )
+    given = {} if target is None else {"target": target[learn]}
     inner = StratifiedGroupKFold(asked.inner_folds, shuffle=True, random_state=asked.seed)
     search = GridSearchCV(model, grid, scoring="neg_log_loss", cv=inner)
     # Threads do not pay for problems of this size, and the last digits would depend on how many there are.
     with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
         warnings.simplefilter("always")
-        search.fit(x[learn], labels[learn], groups=groups[learn])
+        search.fit(features.values[learn][:, known], labels, groups=groups, **given)
     for category in {warning.category for warning in caught}:
         said = next(str(warning.message) for warning in caught if warning.category is category)
         if category is ConvergenceWarning:
             log.warning("rows.%s did not converge: its penalty may be weaker than these features bear", name)
         else:
             log.warning("rows.%s: %s", name, " ".join(said.split()))
-    return np.log(np.maximum(search.predict_proba(x[test]), _SMALLEST)), dict(search.best_params_)
+    return _Fitted(search, known)
 
 
 def _differences(asked: Baselines, samples: Mapping[str, Sample]) -> dict[str, Any]:

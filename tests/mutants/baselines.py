@@ -9,22 +9,22 @@ BASELINES: tuple[Mutant, ...] = (
     Mutant(
         "baselines: a row learns from what it is tested on",
         _FIT,
-        "search.fit(x[learn], labels[learn], groups=groups[learn])",
-        "search.fit(x, labels, groups=groups)",
+        "search.fit(features.values[learn][:, known], labels, groups=groups, **given)",
+        "search.fit(features.values[:, known], images.labels, groups=images.groups, **given)",
         (f"{_TESTS}/test_fit.py",),
     ),
     Mutant(
         "baselines: settings are chosen with a patient on both sides",
         _FIT,
-        "groups=groups[learn])",
-        "groups=np.arange(len(learn)))",
+        "groups=groups, **given)",
+        "groups=np.arange(len(learn)), **given)",
         (f"{_TESTS}/test_fit.py",),
     ),
     Mutant(
         "baselines: validation images are not learned from",
         _FIT,
-        'for name in ("train", "val") if',
-        'for name in ("train",) if',
+        'images.places(deal, "train", "val")',
+        'images.places(deal, "train")',
         (f"{_TESTS}/test_fit.py",),
     ),
     Mutant(
@@ -89,5 +89,19 @@ BASELINES: tuple[Mutant, ...] = (
         "first = self._ends[number] - len(part)",
         "first = 0",
         (f"{_TESTS}/test_sources.py",),
+    ),
+    Mutant(
+        "baselines: the deviation of a number is that of the fit itself",
+        "osteojax/baselines/classifiers/thresholded.py",
+        "target - cross_val_predict(model, x, target, cv=folds)",
+        "target - model.fit(x, target).predict(x) * 0.5 - target * 0.5",
+        (f"{_TESTS}/test_fit.py",),
+    ),
+    Mutant(
+        "baselines: images without the number are learned from",
+        _FIT,
+        "with_number = np.isfinite(target[learn])",
+        "with_number = np.ones(len(learn), bool)",
+        (f"{_TESTS}/test_fit.py",),
     ),
 )

@@ -15,26 +15,31 @@ from osteojax.registry import NoSettings
 _C = np.logspace(-4, 2, 7)  # inverse strength of the penalty
 
 
-@CLASSIFIERS.function("logistic")
-def logistic(
-    categorical: np.ndarray, balanced: bool, seed: int, settings: NoSettings
-) -> tuple[Any, dict[str, list[Any]]]:
-    """Ridge-penalised. Numbers are standardised; a missing one becomes the median, and a column says that it was.
-    Categories are one column each, missing among them, and one that was never seen is none of them.
+def columns(categorical: np.ndarray) -> ColumnTransformer:
+    """Numbers are standardised; a missing one becomes the median, and a column says that it was. Categories are one
+    column each, missing among them, and one that was never seen is none of them. All of it is learned by fitting.
 
-    All of that is learned from the training images alone. The strength is chosen.
+    Args:
+        categorical: (F,) which columns hold categories.
     """
-    del seed, settings
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     categories = make_pipeline(
         SimpleImputer(strategy="constant", fill_value=-1), OneHotEncoder(handle_unknown="ignore")
     )
-    columns = ColumnTransformer(
+    return ColumnTransformer(
         [
             ("numbers", numbers, np.flatnonzero(~categorical)),
             ("categories", categories, np.flatnonzero(categorical)),
         ],
         sparse_threshold=0,
     )
+
+
+@CLASSIFIERS.function("logistic")
+def logistic(
+    categorical: np.ndarray, balanced: bool, seed: int, settings: NoSettings
+) -> tuple[Any, dict[str, list[Any]]]:
+    """Ridge-penalised; see `columns`. The strength is chosen."""
+    del seed, settings
     model = LogisticRegression(max_iter=5000, class_weight="balanced" if balanced else None)
-    return make_pipeline(columns, model), {"logisticregression__C": _C.tolist()}
+    return make_pipeline(columns(categorical), model), {"logisticregression__C": _C.tolist()}

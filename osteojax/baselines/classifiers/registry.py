@@ -9,3 +9,6 @@ from osteojax.registry import Functions
 # classes count alike, to a classifier of scikit-learn for (N, F) float64 with NaN for what is missing, and the settings
 # that an inner cross-validation chooses from.
 CLASSIFIERS: Functions[Callable[..., tuple[Any, dict[str, list[Any]]]]] = Functions("classifier")
+
+# Those whose estimator is fitted with `target` (N,) float64 beside the classes, and reads the class from it.
+REGRESSES = ("thresholded",)

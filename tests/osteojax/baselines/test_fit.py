@@ -1,17 +1,20 @@
 """`osteojax baselines`: each row is tested on images that it learned nothing from."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import small
+from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from data_prep.shards import Example
 from osteojax import config as configs
 from osteojax import leaky
 from osteojax.baselines import fit
+from osteojax.baselines.classifiers.registry import CLASSIFIERS
 from osteojax.cli.main import run
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -120,12 +123,13 @@ def test_the_classifier_is_scikit_learns_on_what_the_training_images_say(tmp_pat
 
 
 def test_the_settings_are_chosen_with_whole_groups_held_out(monkeypatch, dealt, tmp_path):
-    seen = []
+    seen, patients = [], {f"p{k}" for k in range(90)}
     split = fit.StratifiedGroupKFold.split
 
     def spy(self, x, y=None, groups=None):
         for learn, held in split(self, x, y, groups):
             seen.append(set(groups[learn]) & set(groups[held]))
+            assert set(groups) <= patients
             yield learn, held
 
     monkeypatch.setattr(fit.StratifiedGroupKFold, "split", spy)
@@ -196,3 +200,49 @@ def test_a_leaky_split_marks_every_row(dealt, tmp_path, monkeypatch):
     (found,) = fit.fit_baselines(config_of(clinical={"sources": ("covariates",)}), dealt, tmp_path)
     assert leaky.of(found.metrics) == mark
     assert read_predictions(tmp_path / "clinical" / "eval" / "test" / "predictions.csv").mark == mark
+
+
+def test_a_class_read_from_a_predicted_number():
+    """P(class) is the normal share between the thresholds, with the deviation of out-of-fold predictions."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 3))
+    t = x @ [1.0, -0.5, 0.0] - 1.5 + rng.normal(0, 0.5, 400)
+    y = np.digitize(-t, [1.0, 2.5], right=False)  # -1 itself is osteopenia, -2.5 osteoporosis
+    model, grid = CLASSIFIERS.bind("thresholded", {}, {}, "settings")(np.zeros(3, bool), True, 0)
+    assert list(grid) == ["alpha"]
+    model.set_params(alpha=1e-3).fit(x, y, target=t)
+    assert model.sigma_ == pytest.approx(0.5, rel=0.1)
+    new = np.asarray([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [-2.0, 1.0, 0.0]])
+    mean = new @ [1.0, -0.5, 0.0] - 1.5
+    above = stats.norm.sf([[-1.0, -2.5]], mean[:, None], 0.5)
+    truth = np.stack([above[:, 0], above[:, 1] - above[:, 0], 1 - above[:, 1]], 1)
+    np.testing.assert_allclose(model.predict_proba(new), truth, atol=0.08)
+    np.testing.assert_allclose(model.predict_proba(x).sum(1), 1)
+
+
+def test_a_row_that_learns_a_number(tmp_path):
+    """Patients without the number are not learned from, and are tested all the same."""
+    rng = np.random.default_rng(0)
+    examples = examples_of(120, rng)
+    for number, example in enumerate(examples):
+        score = f"{-1.5 * small.CLASSES.index(example.label):.1f}"
+        metadata = example.metadata | ({} if number % 9 == 0 else {"score": score})
+        examples[number] = dataclasses.replace(example, metadata=metadata)
+    data = small.write_examples(tmp_path / "data", {"train": examples[:90], "test": examples[90:]})
+    config = config_of(
+        clinical={"sources": ("covariates",)},
+        score={"sources": ("covariates",), "classifier": "thresholded", "target": "score"},
+    )
+    config.settings.covariates.columns = ("age",)
+    _, score = fit.fit_baselines(config, data, tmp_path / "out")
+    assert score.metrics["n"] == 30 and score.metrics["origin"]["target"] == "score"
+    assert score.metrics["balanced_accuracy"]["value"] > 0.7
+    with pytest.raises(UserError, match=r"rows\.score: classifier='thresholded' with target=''"):
+        config.rows.score.target = ""
+        fit.fit_baselines(config, data, tmp_path / "out")
+    with pytest.raises(
+        UserError, match=r"settings\.thresholded\.thresholds has 1 numbers and there are 3 classes"
+    ):
+        config.rows.score.target = "score"
+        config.settings.thresholded = {"thresholds": (-1.0,)}
+        fit.fit_baselines(config, data, tmp_path / "out")
