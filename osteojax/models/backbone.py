@@ -17,16 +17,26 @@ MIN_SIZE = 32
 
 
 class Stage(nnx.Module):
-    """Blocks in a row, each called as `block(h, mask)`."""
+    """Blocks in a row, each called as `block(h, mask)`; perhaps what leads into them, and what closes them."""
 
-    def __init__(self, blocks: Sequence[nnx.Module]) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[nnx.Module],
+        *,
+        transition: nnx.Module | None = None,
+        final: nnx.Module | None = None,
+    ) -> None:
+        self.transition: Any = transition
         self.blocks = nnx.List(list(blocks))
+        self.final: Any = final
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, C) -> (B, H', W', C'); `mask` (B,) as in `BatchNorm`."""
+        if self.transition is not None:
+            h = self.transition(h, mask)
         for block in self.blocks:
             h = block(h, mask)
-        return h
+        return h if self.final is None else self.final(h, mask)
 
 
 class PoolHead(nnx.Module):
@@ -49,17 +59,29 @@ class Backbone(nnx.Module):
 
     Stages are cut by resolution: `stem` leaves 1/4 of the input's side or, in architectures whose first
     stage pools, 1/2; `stage1` to `stage4` leave 1/4, 1/8, 1/16 and 1/32. A parameter's path starts with its
-    part's name, so `stage3` freezes about the same share of any architecture.
+    part's name, so `stage3` freezes about the same share of any architecture. A plain vision transformer keeps one
+    resolution: its stages are a quarter of its blocks each.
 
     Attributes:
         arch: the registry's name, so that weights of another architecture with equal shapes (v1 against v1.5
             strides) are refused.
+        patch: pixels a side of the patches whose tokens (B, 1 + h w, C), a class token first, run between the parts
+            of a plain vision transformer; None where maps (B, h, w, C) do.
     """
 
     head: Any
 
-    def __init__(self, arch: str, stem: nnx.Module, stages: Sequence[nnx.Module], head: nnx.Module) -> None:
+    def __init__(
+        self,
+        arch: str,
+        stem: nnx.Module,
+        stages: Sequence[nnx.Module],
+        head: nnx.Module,
+        *,
+        patch: int | None = None,
+    ) -> None:
         self.arch = arch
+        self.patch = patch
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.head: Any = head  # its last layer is `fc`

@@ -137,5 +137,8 @@ TORCHVISION = _layout("torchvision", "")
 TORCHVISION_2017 = _layout("torchvision (2017)", ".")
 
 architecture(
-    "densenet121", weights=torchvision("densenet121-a639ec97.pth"), layouts=(TORCHVISION, TORCHVISION_2017)
+    "densenet121",
+    weights=torchvision("densenet121-a639ec97.pth"),
+    top1=74.434,
+    layouts=(TORCHVISION, TORCHVISION_2017),
 )(functools.partial(densenet, depths=(6, 12, 24, 16)))

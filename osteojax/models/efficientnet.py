@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, arXiv:1905.11946; the Lite variant of the TensorFlow TPU repository).
+"""EfficientNet-B0 (Tan and Le 2019, arXiv:1905.11946) and Lite0, the variant of the TensorFlow TPU repository.
 
-EfficientNet-B0 without squeeze-and-excitation and with ReLU6 for swish. Training regularisers of the original
+Lite0 is B0 without squeeze-and-excitation and with ReLU6 for swish. Training regularisers of the original
 (drop connect, dropout) are off unless `model.stochastic_depth` and `model.dropout` say otherwise.
 """
 
@@ -9,10 +9,11 @@ import re
 import jax
 from flax import nnx
 
-from osteojax.models.backbone import Backbone, PoolHead, Stage
+from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.inverted_residual import Gate, MobileStem, expanded, mobile_stages
 from osteojax.models.layers.activations import relu6
-from osteojax.models.layers.convolution import ConvBN, Input, InputConvBN, LayerOptions
-from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource
+from osteojax.models.layers.convolution import Input, LayerOptions
+from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource, torchvision
 from osteojax.models.registry import architecture
 
 # (expansion, features, repeats, stride, kernel size) of the seven groups of blocks (table 1 of the paper), by
@@ -23,67 +24,6 @@ _GROUPS = (
     ((6, 80, 3, 2, 3), (6, 112, 3, 1, 5)),
     ((6, 192, 4, 2, 5), (6, 320, 1, 1, 3)),
 )
-
-
-class ConvReLU6(nnx.Module):
-    """Convolution, batch norm, ReLU6: the last layer before the head."""
-
-    def __init__(self, in_features: int, out_features: int, *, options: LayerOptions, rngs: nnx.Rngs) -> None:
-        self.conv = ConvBN(in_features, out_features, 1, options=options, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, in) -> (B, H, W, out)."""
-        return relu6(self.conv(x, mask))
-
-
-class Stem(nnx.Module):
-    """3x3 convolution at stride 2."""
-
-    def __init__(
-        self,
-        *,
-        image: Input,
-        options: LayerOptions,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = InputConvBN(32, 3, image=image, stride=2, options=options, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Images (B, H, W, in_channels) -> (B, H / 2, W / 2, 32)."""
-        return relu6(self.conv(x, mask))
-
-
-class InvertedResidual(nnx.Module):
-    """1x1 expansion, depthwise convolution, linear 1x1 projection (MBConv)."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        expansion: int,
-        stride: int,
-        size: int,
-        options: LayerOptions,
-        rngs: nnx.Rngs,
-    ) -> None:
-        width = expansion * in_features
-        self.expand = ConvBN(in_features, width, 1, options=options, rngs=rngs) if expansion > 1 else None
-        self.depthwise = ConvBN(
-            width, width, size, stride=stride, feature_groups=width, options=options, rngs=rngs
-        )
-        self.project = ConvBN(width, out_features, 1, options=options, rngs=rngs)
-        self.residual = stride == 1 and in_features == out_features
-        if self.residual:
-            self.drop: nnx.Dropout | None = None
-
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, in) -> (B, H / stride, W / stride, out)."""
-        y = x if self.expand is None else relu6(self.expand(x, mask))
-        y = self.project(relu6(self.depthwise(y, mask)), mask)
-        if not self.residual:
-            return y
-        return x + (y if self.drop is None else self.drop(y))
 
 
 # EfficientNet-Lite0: blocks before each of our stages in the flat numbering, and (group, repeat) in timm's.
@@ -164,26 +104,48 @@ def efficientnet_lite0(
     rngs: nnx.Rngs,
 ) -> Backbone:
     """EfficientNet-Lite0; its last 1x1 convolution, to 1,280 features, belongs to `stage4`."""
-    stem = Stem(image=image, options=options, rngs=rngs)
-    features = 32
-    stages = []
-    for groups in _GROUPS:
-        blocks: list[nnx.Module] = []
-        for expansion, out_features, repeats, first_stride, size in groups:
-            for position in range(repeats):
-                stride = first_stride if position == 0 else 1
-                blocks.append(
-                    InvertedResidual(
-                        features,
-                        out_features,
-                        expansion=expansion,
-                        stride=stride,
-                        size=size,
-                        options=options,
-                        rngs=rngs,
-                    )
-                )
-                features = out_features
-        stages.append(blocks)
-    stages[-1].append(ConvReLU6(features, 1280, options=options, rngs=rngs))
-    return Backbone(arch, stem, [Stage(blocks) for blocks in stages], PoolHead(1280, classes, rngs=rngs))
+    stem = MobileStem(32, activation=relu6, image=image, options=options, rngs=rngs)
+    table = expanded(32, _GROUPS, relu6)
+    stages = mobile_stages(32, table, 1280, activation=relu6, options=options, rngs=rngs)
+    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))
+
+
+def _b0_module(match: re.Match[str]) -> str:
+    """torchvision's groups are those of the table; a block is a list, in which the first group has no expansion."""
+    group, repeat = _LITE_GROUPS[_LITE_OFFSET[match[1]] + int(match[2])]
+    roles = ("depthwise", "excite", "project") if group == 0 else ("expand", "depthwise", "excite", "project")
+    role = match[3]
+    block = f"features.{group + 1}.{repeat}.block.{roles.index(role.partition('/')[0])}"
+    if role.startswith("excite"):
+        return f"{block}.{'fc1' if role == 'excite/squeeze' else 'fc2'}"
+    return f"{block}.{int(match[0].endswith('/norm'))}"
+
+
+TORCHVISION = Layout(
+    "torchvision",
+    (
+        (r"stem/conv", "features.0.0"),
+        (r"stem/conv/norm", "features.0.1"),
+        (_LITE_LAST, "features.8.0"),
+        (_LITE_LAST + "/norm", "features.8.1"),
+        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _b0_module),
+        (r"head/fc", "classifier.1"),
+    ),
+)
+
+
+@architecture(
+    "efficientnet_b0",
+    weights=torchvision("efficientnet_b0_rwightman-7f5810bc.pth"),
+    top1=77.692,
+    layouts=(TORCHVISION,),
+)
+def efficientnet_b0(
+    arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs
+) -> Backbone:
+    """EfficientNet-B0; squeeze-and-excitation narrows to a quarter of a block's input."""
+    swish, gate = jax.nn.silu, Gate(hidden=jax.nn.silu, factor=jax.nn.sigmoid)
+    stem = MobileStem(32, activation=swish, image=image, options=options, rngs=rngs)
+    table = expanded(32, _GROUPS, swish, squeeze=4)
+    stages = mobile_stages(32, table, 1280, activation=swish, gate=gate, options=options, rngs=rngs)
+    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))

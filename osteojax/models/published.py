@@ -73,7 +73,9 @@ class Layout:
         keras: whether tensors have Keras's leaf names and shapes (HWIO), not PyTorch's (OIHW).
         biased: pattern of our paths of convolutions that have a bias there. A bias before batch norm only
             shifts the mean: it is subtracted from the running mean, which is exact in both modes.
-        kernels: by our path, how kernels of another shape than usual are stored and converted.
+        kernels: by our path, how kernels and others of another shape than usual are stored and converted.
+        tensors: (pattern of the whole path of one of our arrays, foreign tensor's name) of what is no kernel, bias or
+            statistic of a layer, such as the positions of tokens.
         ignored: pattern of foreign tensors that carry nothing.
     """
 
@@ -84,14 +86,26 @@ class Layout:
     kernels: Mapping[str, tuple[Shape, Callable[[np.ndarray], np.ndarray]]] = dataclasses.field(
         default_factory=dict
     )
+    tensors: tuple[Rule, ...] = ()
     ignored: str = r".*\.num_batches_tracked"
 
     def module(self, path: str) -> str:
         """The foreign name of our module at `path`."""
-        for pattern, name in self.rules:
-            if match := re.fullmatch(pattern, path):
-                return name(match) if callable(name) else match.expand(name)
-        raise KeyError(f"the {self.name} layout has no rule for {path}")
+        name = _renamed(self.rules, path)
+        if name is None:
+            raise KeyError(f"the {self.name} layout has no rule for {path}")
+        return name
+
+    def tensor(self, path: str) -> str | None:
+        """The foreign name of our array at `path`, where it has one of its own."""
+        return _renamed(self.tensors, path)
+
+
+def _renamed(rules: tuple[Rule, ...], path: str) -> str | None:
+    for pattern, name in rules:
+        if match := re.fullmatch(pattern, path):
+            return name(match) if callable(name) else match.expand(name)
+    return None
 
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -42,6 +42,8 @@ class Architecture:
         build: constructor.
         preprocessing, weights: of the default ImageNet weights; `weights` is None where none are published
             with a SHA-256.
+        top1: accuracy in % on ImageNet's 50,000 validation images that the publisher states for them, one centre crop
+            an image; None where none is known here.
         layouts: in which its weights are published.
         options: what it sets in `LayerOptions`.
         classifies: whether it is a `Backbone`, which experiments can train; segmentation and denoising networks
@@ -52,6 +54,7 @@ class Architecture:
     build: Build
     preprocessing: Preprocessing = IMAGENET
     weights: WeightsSource | None = None
+    top1: float | None = None
     layouts: tuple[Layout, ...] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classifies: bool = True

@@ -150,14 +150,14 @@ KERAS = Layout(
     biased=r".*",
 )
 
-for _name, _depths, _bottleneck, _weights in (
-    ("resnet18", (2, 2, 2, 2), False, "resnet18-f37072fd.pth"),
-    ("resnet34", (3, 4, 6, 3), False, "resnet34-b627a593.pth"),
-    ("resnet50", (3, 4, 6, 3), True, "resnet50-0676ba61.pth"),
-    ("resnet101", (3, 4, 23, 3), True, "resnet101-63fe2227.pth"),
-    ("resnet152", (3, 8, 36, 3), True, "resnet152-394f9c45.pth"),
+for _name, _depths, _bottleneck, _weights, _top1 in (
+    ("resnet18", (2, 2, 2, 2), False, "resnet18-f37072fd.pth", 69.758),
+    ("resnet34", (3, 4, 6, 3), False, "resnet34-b627a593.pth", 73.314),
+    ("resnet50", (3, 4, 6, 3), True, "resnet50-0676ba61.pth", 76.130),
+    ("resnet101", (3, 4, 23, 3), True, "resnet101-63fe2227.pth", 77.374),
+    ("resnet152", (3, 8, 36, 3), True, "resnet152-394f9c45.pth", 78.312),
 ):
-    architecture(_name, weights=torchvision(_weights), layouts=(TORCHVISION, HUGGINGFACE))(
+    architecture(_name, weights=torchvision(_weights), top1=_top1, layouts=(TORCHVISION, HUGGINGFACE))(
         functools.partial(resnet, depths=_depths, bottleneck=_bottleneck)
     )
     if _bottleneck:

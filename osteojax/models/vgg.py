@@ -94,7 +94,9 @@ TIMM = Layout(
 )
 
 
-@architecture("vgg16_bn", weights=torchvision("vgg16_bn-6c64b313.pth"), layouts=(TORCHVISION, TIMM))
+@architecture(
+    "vgg16_bn", weights=torchvision("vgg16_bn-6c64b313.pth"), top1=73.360, layouts=(TORCHVISION, TIMM)
+)
 def vgg16_bn(
     arch: str,
     classes: int,

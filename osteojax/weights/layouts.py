@@ -60,10 +60,12 @@ def origins_of(layout: Layout, arch: str) -> dict[str, Origin]:
     origins = {}
     for path, shape in parameter_shapes(arch).items():
         module, leaf = path.rsplit("/", 1)
-        name = layout.module(module)
+        own = layout.tensor(path)
         # Only batch norm's bias has a name of its own in Keras.
         keys: tuple[str, ...] = (
-            f"{name}{separator}{leaves[leaf] if module != 'head/fc' or leaf == 'kernel' else 'bias'}",
+            own
+            or f"{layout.module(module)}{separator}"
+            f"{leaves[leaf] if module != 'head/fc' or leaf == 'kernel' else 'bias'}",
         )
         convolution = module.removesuffix("/norm")
         if path in layout.kernels:

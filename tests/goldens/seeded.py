@@ -27,9 +27,13 @@ def images(height: int = SIZE, width: int = SIZE) -> np.ndarray:
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 tensor by its PyTorch name: He-scaled kernels, batch-norm statistics far from neutral."""
     rng = _rng(f"{name}{shape}")
-    leaf = name.rsplit(".", 1)[1]
+    leaf = name.rsplit(".", 1)[-1]
     if leaf == "running_var":
         return rng.uniform(0.5, 2, shape).astype(np.float32)
+    if leaf in ("pos_embed", "cls_token", "relative_position_bias_table"):
+        return rng.normal(0, 0.5, shape).astype(np.float32)
+    if leaf == "layer_scale":
+        return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     if leaf in ("running_mean", "bias"):
         return rng.normal(0, 0.2, shape).astype(np.float32)
     if len(shape) == 1:

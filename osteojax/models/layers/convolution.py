@@ -29,6 +29,11 @@ class Input:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for another number of channels."""
+        if self.channels not in (1, 3):
+            raise ValueError(f"in_channels is 1 (grey) or 3 (RGB), not {self.channels}")
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerOptions:
@@ -37,8 +42,8 @@ class LayerOptions:
     Attributes:
         dtype: compute dtype of activations and matrix products (float32 or bfloat16); parameters are float32.
         conv_impl: formulation of the convolutions, see `osteojax.models.layers.conv2d.conv2d`.
-        padding: "torch" pads k // 2 on every side; "same" is TensorFlow's SAME (the surplus to the right
-            and below).
+        padding: "torch" pads k // 2 on every side, and patches that do not overlap (a stride of k) not at all; "same"
+            is TensorFlow's SAME (the surplus to the right and below).
         bn_eps, bn_momentum, bn_parts: see `BatchNorm`.
     """
 
@@ -74,9 +79,9 @@ _draw = jax.jit(lambda key, count: jax.random.normal(key, (count,), jnp.float32)
 
 
 class Conv(nnx.Module):
-    """A bias-free square convolution, NHWC, kernel (k, k, in / feature_groups, out) float32.
+    """A square convolution, NHWC, kernel (k, k, in / feature_groups, out) float32, without a bias unless told.
 
-    The initialiser is He et al. 2015 normal over fan-out, as in torchvision.
+    The initialiser is He et al. 2015 normal over fan-out, as in torchvision; a bias (out,) starts at 0.
     """
 
     def __init__(
@@ -87,12 +92,14 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         feature_groups: int = 1,
+        bias: bool = False,
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
         shape = (size, size, in_features // feature_groups, out_features)
         std = math.sqrt(2 / (size * size * out_features / feature_groups))
         self.kernel = nnx.Param(std * standard_normal(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(out_features, jnp.float32)) if bias else None
         self.stride = stride
         self.feature_groups = feature_groups
         self.options = options
@@ -102,7 +109,8 @@ class Conv(nnx.Module):
         size = self.kernel.shape[0]
         if self.options.padding == "same":
             return same_padding(height, size, self.stride), same_padding(width, size, self.stride)
-        return (size // 2, size // 2), (size // 2, size // 2)
+        around = 0 if size == self.stride else size // 2
+        return (around, around), (around, around)
 
     def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """x (B, H, W, in) convolved with this kernel in place of its own, in the compute dtype."""
@@ -117,7 +125,8 @@ class Conv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, in) -> (B, H', W', out) in the compute dtype."""
-        return self.convolve(x, self.kernel[...])
+        y = self.convolve(x, self.kernel[...])
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 class ConvBN(Conv):
@@ -186,8 +195,14 @@ class ConvBN(Conv):
         return self.norm.normalise(max_pool(y) * sign, factor, offset)
 
 
-class InputConvBN(ConvBN):
-    """The first convolution: takes [0, 1] pixels, grey or RGB, and normalises them by mean and std.
+def convolve_pixels(
+    convolve: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    image: Input,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Pixels, grey or RGB, normalised by mean and std and convolved.
 
     The kernel has three input channels either way. A grey image g stands for (g, g, g); with (g - mean_c) /
     std_c zero-padded *after* the normalisation, as the pretraining did, the convolution over three equal
@@ -198,7 +213,60 @@ class InputConvBN(ConvBN):
 
     where both convolutions pad with zeros. It is exact at the borders too, in value and gradient; the
     second term is one image's work for the whole batch.
+
+    Args:
+        convolve: `f(x, kernel)`, of any number of input channels.
+        x: (B, H, W, image.channels) in [0, 1].
+        kernel: (k, k, 3, out) float32.
+        image: what x is.
+        dtype: in which `convolve` computes.
+
+    Raises:
+        ValueError: x has another number of channels.
     """
+    if x.shape[-1] != image.channels:
+        raise ValueError(f"the model takes {image.channels} channels; the images are {x.shape}")
+    mean, std = jnp.asarray(image.mean), jnp.asarray(image.std)
+    if image.channels == 3:
+        return convolve((x - mean) / std, kernel)
+    grey_mean = sum(image.mean) / 3
+    kernel = kernel / std[:, None]
+    centred, kernel_of_x = x - grey_mean, kernel.sum(2, keepdims=True)
+    if len(set(image.mean)) == 1:
+        return convolve(centred, kernel_of_x)
+    kernel_of_one = (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True)
+    if dtype == jnp.bfloat16:
+        # As a channel of ones: on chips that memory bounds that costs nothing, while the second term's gradient
+        # would be the output's, summed over the batch.
+        channels = jnp.concatenate([centred, jnp.ones_like(centred)], -1)
+        return convolve(channels, jnp.concatenate([kernel_of_x, kernel_of_one], 2))
+    ones = jnp.ones((1, *x.shape[1:]), jnp.float32)
+    return convolve(centred, kernel_of_x) + convolve(ones, kernel_of_one)
+
+
+class InputConv(Conv):
+    """The first convolution of a network without batch norm, with a bias: takes [0, 1] pixels, grey or RGB."""
+
+    def __init__(
+        self,
+        out_features: int,
+        size: int,
+        *,
+        image: Input,
+        stride: int,
+        options: LayerOptions,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(3, out_features, size, stride=stride, bias=True, options=options, rngs=rngs)
+        self.image = image
+
+    def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """x (B, H, W, in_channels) in [0, 1], normalised and convolved with kernel (k, k, 3, out)."""
+        return convolve_pixels(super().convolve, x, kernel, self.image, self.options.dtype)
+
+
+class InputConvBN(ConvBN):
+    """The first convolution of a network with batch norm: takes [0, 1] pixels, grey or RGB."""
 
     def __init__(
         self,
@@ -210,49 +278,39 @@ class InputConvBN(ConvBN):
         options: LayerOptions,
         rngs: nnx.Rngs,
     ) -> None:
-        if image.channels not in (1, 3):
-            raise ValueError(f"in_channels is 1 (grey) or 3 (RGB), not {image.channels}")
         super().__init__(3, out_features, size, stride=stride, options=options, rngs=rngs)
-        self.in_channels = image.channels
-        self.pixel_mean = image.mean
-        self.pixel_std = image.std
+        self.image = image
 
     def convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """x (B, H, W, in_channels) in [0, 1], normalised and convolved with kernel (k, k, 3, out)."""
-        if x.shape[-1] != self.in_channels:
-            raise ValueError(f"the model takes {self.in_channels} channels; the images are {x.shape}")
-        mean, std = jnp.asarray(self.pixel_mean), jnp.asarray(self.pixel_std)
-        if self.in_channels == 3:
-            return super().convolve((x - mean) / std, kernel)
-        grey_mean = sum(self.pixel_mean) / 3
-        kernel = kernel / std[:, None]
-        centred, kernel_of_x = x - grey_mean, kernel.sum(2, keepdims=True)
-        if len(set(self.pixel_mean)) == 1:
-            return super().convolve(centred, kernel_of_x)
-        kernel_of_one = (kernel * (grey_mean - mean)[:, None]).sum(2, keepdims=True)
-        if self.options.dtype == jnp.bfloat16:
-            # As a channel of ones: on chips that memory bounds that costs nothing, while the second term's gradient
-            # would be the output's, summed over the batch.
-            channels = jnp.concatenate([centred, jnp.ones_like(centred)], -1)
-            return super().convolve(channels, jnp.concatenate([kernel_of_x, kernel_of_one], 2))
-        ones = jnp.ones((1, *x.shape[1:]), jnp.float32)
-        return super().convolve(centred, kernel_of_x) + super().convolve(ones, kernel_of_one)
+        return convolve_pixels(super().convolve, x, kernel, self.image, self.options.dtype)
 
 
 class Linear(nnx.Module):
-    """A dense layer, kernel (in, out) and bias (out,), uniform in +-1/sqrt(in) at the start as in PyTorch."""
+    """A dense layer, kernel (in, out) and perhaps bias (out,), uniform in +-1/sqrt(in) at the start as in PyTorch."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
     ) -> None:
         bound = 1 / math.sqrt(in_features)
         shape = (in_features, out_features)
         self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound))
-        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (out_features,), jnp.float32, -bound, bound))
+        self.bias = (
+            nnx.Param(jax.random.uniform(rngs.params(), (out_features,), jnp.float32, -bound, bound))
+            if bias
+            else None
+        )
         self.dtype = dtype
         self.dropout: nnx.Dropout | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, in) -> (B, out) in the layer's dtype; in training after its dropout, where it has one."""
+        """(..., in) -> (..., out) in the layer's dtype; in training after its dropout, where it has one."""
         x = x if self.dropout is None else self.dropout(x)
-        return x.astype(self.dtype) @ self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
+        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)

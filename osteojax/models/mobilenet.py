@@ -1,0 +1,156 @@
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) and V3 (Howard et al. 2019, arXiv:1905.02244).
+
+In the layout of torchvision.
+"""
+
+import re
+
+import jax
+from flax import nnx
+
+from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.inverted_residual import Block, Gate, MobileStem, expanded, mobile_stages
+from osteojax.models.layers.activations import relu6
+from osteojax.models.layers.convolution import Input, LayerOptions, Linear
+from osteojax.models.layers.pool import global_avg_pool
+from osteojax.models.published import BLOCK, Layout, torchvision
+from osteojax.models.registry import architecture
+
+# Table 2 of the paper, by the resolution that its lines leave: 1/4, 1/8, 1/16, 1/32.
+_V2_GROUPS = (
+    ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3)),
+    ((6, 32, 3, 2, 3),),
+    ((6, 64, 4, 2, 3), (6, 96, 3, 1, 3)),
+    ((6, 160, 3, 2, 3), (6, 320, 1, 1, 3)),
+)
+# Where each of our stages begins in torchvision's list of layers, the first of which is the stem.
+_V2_START = {"1": 1, "2": 4, "3": 7, "4": 14}
+_V2_LAST = r"stage4/blocks/4/conv"
+
+
+def _v2_module(match: re.Match[str]) -> str:
+    """A convolution is `conv.I.0` with its norm `conv.I.1`, but the projection `conv.I` with `conv.I+1`."""
+    place = _V2_START[match[1]] + int(match[2])
+    roles = ("depthwise", "project") if place == 1 else ("expand", "depthwise", "project")
+    position, is_norm = roles.index(match[3]), match[0].endswith("/norm")
+    inner = f"{position + is_norm}" if match[3] == "project" else f"{position}.{int(is_norm)}"
+    return f"features.{place}.conv.{inner}"
+
+
+V2_TORCHVISION = Layout(
+    "torchvision",
+    (
+        (r"stem/conv", "features.0.0"),
+        (r"stem/conv/norm", "features.0.1"),
+        (_V2_LAST, "features.18.0"),
+        (_V2_LAST + "/norm", "features.18.1"),
+        (BLOCK + r"(expand|depthwise|project)(?:/norm)?", _v2_module),
+        (r"head/fc", "classifier.1"),
+    ),
+)
+
+
+@architecture(
+    "mobilenet_v2", weights=torchvision("mobilenet_v2-b0353104.pth"), top1=71.878, layouts=(V2_TORCHVISION,)
+)
+def mobilenet_v2(arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs) -> Backbone:
+    """MobileNetV2 of width 1; its last 1x1 convolution, to 1,280 features, belongs to `stage4`."""
+    stem = MobileStem(32, activation=relu6, image=image, options=options, rngs=rngs)
+    table = expanded(32, _V2_GROUPS, relu6)
+    stages = mobile_stages(32, table, 1280, activation=relu6, options=options, rngs=rngs)
+    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))
+
+
+# Table 1 of the V3 paper, by the resolution that its lines leave. What is squeezed to is a quarter of the width, in
+# multiples of eight.
+_RELU, _SWISH = jax.nn.relu, jax.nn.hard_swish
+_V3_TABLE = (
+    (
+        Block(16, 16, 3, 1, _RELU),
+        Block(64, 24, 3, 2, _RELU),
+        Block(72, 24, 3, 1, _RELU),
+    ),
+    (
+        Block(72, 40, 5, 2, _RELU, 24),
+        Block(120, 40, 5, 1, _RELU, 32),
+        Block(120, 40, 5, 1, _RELU, 32),
+    ),
+    (
+        Block(240, 80, 3, 2, _SWISH),
+        Block(200, 80, 3, 1, _SWISH),
+        Block(184, 80, 3, 1, _SWISH),
+        Block(184, 80, 3, 1, _SWISH),
+        Block(480, 112, 3, 1, _SWISH, 120),
+        Block(672, 112, 3, 1, _SWISH, 168),
+    ),
+    (
+        Block(672, 160, 5, 2, _SWISH, 168),
+        Block(960, 160, 5, 1, _SWISH, 240),
+        Block(960, 160, 5, 1, _SWISH, 240),
+    ),
+)
+_V3_START = {"1": 1, "2": 4, "3": 7, "4": 13}
+_V3_LAST = r"stage4/blocks/3/conv"
+_V3_FEATURES, _V3_HIDDEN = 960, 1280
+
+
+class HiddenHead(nnx.Module):
+    """Global average pooling, a hidden layer with hard swish, one linear layer to the classes in float32."""
+
+    def __init__(self, in_features: int, num_classes: int, *, options: LayerOptions, rngs: nnx.Rngs) -> None:
+        self.fc1 = Linear(in_features, _V3_HIDDEN, dtype=options.dtype, rngs=rngs)
+        self.fc = Linear(_V3_HIDDEN, num_classes, rngs=rngs)
+
+    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C) -> logits (B, num_classes) float32."""
+        return self.fc(_SWISH(self.fc1(global_avg_pool(h))))
+
+
+def _v3_module(match: re.Match[str]) -> str:
+    """A block is a list of those of its four parts that it has."""
+    stage, position, role = int(match[1]), int(match[2]), match[3]
+    block = _V3_TABLE[stage - 1][position]
+    place = _V3_START[match[1]] + position
+    roles = [
+        *(() if place == 1 else ("expand",)),
+        "depthwise",
+        *(("excite",) if block.squeezed else ()),
+        "project",
+    ]
+    name = f"features.{place}.block.{roles.index(role.partition('/')[0])}"
+    if role.startswith("excite"):
+        return f"{name}.{'fc1' if role == 'excite/squeeze' else 'fc2'}"
+    return f"{name}.{int(match[0].endswith('/norm'))}"
+
+
+V3_TORCHVISION = Layout(
+    "torchvision",
+    (
+        (r"stem/conv", "features.0.0"),
+        (r"stem/conv/norm", "features.0.1"),
+        (_V3_LAST, "features.16.0"),
+        (_V3_LAST + "/norm", "features.16.1"),
+        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _v3_module),
+        (r"head/fc1", "classifier.0"),
+        (r"head/fc", "classifier.3"),
+    ),
+)
+
+
+@architecture(
+    "mobilenet_v3_large",
+    weights=torchvision("mobilenet_v3_large-8738ca79.pth"),
+    top1=74.042,
+    layouts=(V3_TORCHVISION,),
+    options={"bn_eps": 1e-3, "bn_momentum": 0.01},
+)
+def mobilenet_v3_large(
+    arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs
+) -> Backbone:
+    """MobileNetV3-Large of width 1; its last 1x1 convolution, to 960 features, belongs to `stage4`."""
+    gate = Gate(hidden=_RELU, factor=jax.nn.hard_sigmoid)
+    stem = MobileStem(16, activation=_SWISH, image=image, options=options, rngs=rngs)
+    stages = mobile_stages(
+        16, _V3_TABLE, _V3_FEATURES, activation=_SWISH, gate=gate, options=options, rngs=rngs
+    )
+    return Backbone(arch, stem, stages, HiddenHead(_V3_FEATURES, classes, options=options, rngs=rngs))
