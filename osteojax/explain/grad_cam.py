@@ -20,7 +20,7 @@ def grad_cam(
     """Channels weighted by the spatial mean of their gradient (equation 1), summed, negative parts cut off (2).
 
     At least 0, in units of the logit times the positions of the cut. A map is as coarse as the cut: 1/32 of the image
-    behind `stage4`.
+    behind `stage4`, 1/16 of it behind `stage3` of a plain vision transformer.
     """
     del settings
     activations, gradient = activations_and_gradient(cut, params, stats, image, label)

@@ -23,7 +23,8 @@ def grad_cam_plus_plus(
 
     At least 0. The score is exp(logit), as in the paper's derivation, but for its own value: that is a factor of the
     whole map, and overflows. Like the paper's, the higher derivatives are those of a network that is piecewise linear
-    behind the cut, and activations are at least 0 there: behind `stage4` they are in every architecture here.
+    behind the cut, and activations are at least 0 there: behind `stage4` they are where it ends in ReLU or ReLU6
+    (ResNet, VGG, DenseNet, MobileNetV2, EfficientNet-Lite0). Elsewhere the formula is an approximation more.
     """
     del settings
     activations, gradient = activations_and_gradient(cut, params, stats, image, label)

@@ -29,6 +29,7 @@ def activations_and_gradient(
         return class_logit(cut.from_features(params, stats, h), label).sum()
 
     gradient = jax.grad(total)(activations)
+    activations, gradient = cut.by_place(activations, image), cut.by_place(gradient, image)
     return activations.astype(jnp.float32), gradient.astype(jnp.float32)
 
 

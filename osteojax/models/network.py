@@ -49,13 +49,22 @@ class Cut:
     """A network in inference mode, cut in two behind one of its parts.
 
     Attributes:
-        features: `f(params, stats, image) -> h`: images (B, H, W, C) float32 in [0, 1] to activations (B, h, w, c) in
-            the compute dtype.
+        features: `f(params, stats, image) -> h`: images (B, H, W, C) float32 in [0, 1] to activations (B, h, w, c), or
+            tokens (B, 1 + h w, c), in the compute dtype.
         from_features: `f(params, stats, h) -> logits` (B, classes) float32.
+        patch: of the `Backbone`.
     """
 
     features: Callable[[Flat, Flat, jax.Array], jax.Array]
     from_features: Callable[[Flat, Flat, jax.Array], jax.Array]
+    patch: int | None = None
+
+    def by_place(self, h: jax.Array, image: jax.Array) -> jax.Array:
+        """(B, h, w, c) of activations that came from the images: tokens at their patches, without the class token."""
+        if self.patch is None:
+            return h
+        rows, columns = (-(-side // self.patch) for side in image.shape[1:3])
+        return h[:, 1:].reshape(len(h), rows, columns, h.shape[-1])
 
     def logits(self, params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
         """(B, classes) float32 of images (B, H, W, C): both halves, one after the other."""
@@ -135,6 +144,12 @@ class Network:
         pool = (models.POOL,) if hasattr(self._model.head, models.POOL) else ()
         return self.stages[:-1] + pool
 
+    @property
+    def last_map(self) -> str:
+        """The last part behind which every place has a say in the logits: behind `stage4` of a plain vision
+        transformer the class token alone has one."""
+        return self.stages[-2] if self._model.patch is None else self.stages[-3]
+
     def after(self, upto: str) -> str:
         """The part that takes what comes out of the part `upto`.
 
@@ -157,6 +172,7 @@ class Network:
         return Cut(
             lambda params, stats, image: self._merge(graph, params, stats).features(image, upto),
             lambda params, stats, h: self._merge(graph, params, stats).from_features(h, start),
+            self._model.patch,
         )
 
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:

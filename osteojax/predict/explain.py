@@ -32,7 +32,7 @@ def explain_files(
     Returns:
         What was written, in the order of the files.
     """
-    cut = run.network.cut()
+    cut = run.network.cut(run.network.last_map)
     explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
     written = []
     with disk_errors(folder):

@@ -74,7 +74,7 @@ def explained(
     places = [place for _, place in chosen]
     images = np.stack([example["image"] for example in source.__getitems__(places)])
     predicted = logits[places].argmax(-1)
-    cut = run.network.cut()
+    cut = run.network.cut(run.network.last_map)
     explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
     maps = np.asarray(explainer(cut, run.params, run.batch_stats, images, predicted))
     p = fitted.probabilities(logits) if fitted else softmax(logits, -1)

@@ -107,10 +107,11 @@ class Run:
 
     @functools.cached_property
     def _pooled(self) -> Callable[[jax.Array], jax.Array]:
-        features = self.network.cut().features
+        cut = self.network.cut()
 
         def pooled(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
-            return global_avg_pool(features(params, stats, image)).astype("float32")
+            h = cut.by_place(cut.features(params, stats, image), image)
+            return global_avg_pool(h).astype("float32")
 
         apply = jax.jit(pooled, out_shardings=replicated(self.mesh))
         return lambda image: apply(self.params, self.batch_stats, image)

@@ -229,11 +229,23 @@ def test_every_architecture_has_maps(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ["densenet121", "efficientnet_lite0", "resnet18", "vgg16_bn"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "convnext_tiny",
+        "densenet121",
+        "efficientnet_b0",
+        "efficientnet_lite0",
+        "resnet18",
+        "swin_t",
+        "vgg16_bn",
+        "vit_small_patch16",
+    ],
+)
 def test_every_kind_of_architecture_has_every_map(arch):
     network = Network(models.create(arch, conv_impl="native", rngs=nnx.Rngs(0)))
     image = np.random.default_rng(0).random((1, 64, 64, 1), np.float32)
-    given = (network.cut(), *network.init(), image, np.array([1], np.int32))
+    given = (network.cut(network.last_map), *network.init(), image, np.array([1], np.int32))
     for name in EXPLAINERS:
         found = explainer(name, **({"patch": 32, "stride": 32} if name == "occlusion" else {}))(*given)
         assert found.shape == (1, 64, 64) and np.isfinite(found).all() and np.any(found)

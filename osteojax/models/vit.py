@@ -1,0 +1,131 @@
+"""ViT-S/16 (Dosovitskiy et al. 2021, arXiv:2010.11929; Steiner et al. 2022, arXiv:2106.10270).
+
+In the layout of timm.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from osteojax.models.backbone import Backbone, Stage
+from osteojax.models.layers.convolution import Input, InputConv, LayerOptions, Linear, Padding
+from osteojax.models.layers.transformer import EncoderBlock, layer_norm
+from osteojax.models.published import BLOCK, Layout, Preprocessing
+from osteojax.models.registry import architecture
+
+_EPS = 1e-6
+_PATCH, _GRID = 16, 14
+"""Pixels a side of a patch, and patches a side of the 224 pixels that the positions were learned at."""
+
+
+class PatchConv(InputConv):
+    """Patches as a convolution; zeros complete the last ones behind the normalisation (timm's dynamic padding)."""
+
+    def padding(self, height: int, width: int) -> Padding:
+        """The padding below and to the right."""
+        return (0, -height % self.stride), (0, -width % self.stride)
+
+
+class Tokens(nnx.Module):
+    """Patches as tokens, a class token before them, positions added.
+
+    Positions are learned for 14x14 patches. For another grid they are interpolated, bicubic with a widened kernel where
+    it is coarser, as timm does at any size: the parameters stay those of 224 pixels, and learn through it.
+    """
+
+    def __init__(self, features: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs) -> None:
+        self.conv = PatchConv(features, _PATCH, image=image, stride=_PATCH, options=options, rngs=rngs)
+        self.class_token = nnx.Param(jnp.zeros((1, 1, features), jnp.float32))
+        shape = (1, 1 + _GRID**2, features)
+        self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Images (B, H, W, in_channels) -> (B, 1 + ceil(H / 16) ceil(W / 16), features)."""
+        patches = self.conv(x)
+        batch, rows, columns, features = patches.shape
+        tokens = patches.reshape(batch, rows * columns, features) + self._grid(rows, columns).astype(
+            patches.dtype
+        )
+        first = (self.class_token[...] + self.positions[:, :1]).astype(patches.dtype)
+        return jnp.concatenate([jnp.broadcast_to(first, (batch, 1, features)), tokens], axis=1)
+
+    def _grid(self, rows: int, columns: int) -> jax.Array:
+        grid = self.positions[:, 1:]
+        features = grid.shape[-1]
+        if (rows, columns) != (_GRID, _GRID):
+            square = grid.reshape(1, _GRID, _GRID, features)
+            grid = jax.image.resize(square, (1, rows, columns, features), "cubic", antialias=True)
+        return grid.reshape(1, rows * columns, features)
+
+
+class FinalNorm(nnx.Module):
+    """Layer norm behind the last block."""
+
+    def __init__(self, features: int, *, eps: float, options: LayerOptions, rngs: nnx.Rngs) -> None:
+        self.norm = layer_norm(features, eps, options=options, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(..., C) -> (..., C)."""
+        return self.norm(x)
+
+
+class TokenHead(nnx.Module):
+    """The class token and one linear layer, both in float32."""
+
+    def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.fc = Linear(in_features, num_classes, rngs=rngs)
+
+    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """(B, N, C), or (B, C) of the class tokens alone, -> logits (B, num_classes) float32."""
+        return self.fc(h if h.ndim == 2 else self.pool(h))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, N, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return h[:, 0].astype(jnp.float32)
+
+
+def vit(
+    arch: str,
+    classes: int,
+    *,
+    features: int,
+    heads: int,
+    depths: tuple[int, int, int, int],
+    image: Input,
+    options: LayerOptions,
+    rngs: nnx.Rngs,
+) -> Backbone:
+    """A vision transformer whose stages are `depths` blocks; the norm behind the last belongs to `stage4`."""
+    stem = Tokens(features, image=image, options=options, rngs=rngs)
+    stages = []
+    for index, depth in enumerate(depths):
+        blocks = [EncoderBlock(features, heads, eps=_EPS, options=options, rngs=rngs) for _ in range(depth)]
+        last = index == len(depths) - 1
+        final = FinalNorm(features, eps=_EPS, options=options, rngs=rngs) if last else None
+        stages.append(Stage(blocks, final=final))
+    return Backbone(arch, stem, stages, TokenHead(features, classes, rngs=rngs), patch=_PATCH)
+
+
+_DEPTHS = (3, 3, 3, 3)
+
+TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "patch_embed.proj"),
+        (
+            BLOCK + r"(norm1|norm2|attn/qkv|attn/proj|mlp/fc1|mlp/fc2)",
+            lambda m: f"blocks.{sum(_DEPTHS[: int(m[1]) - 1]) + int(m[2])}.{m[3].replace('/', '.')}",
+        ),
+        (r"stage4/final/norm", "norm"),
+        (r"head/fc", "head"),
+    ),
+    tensors=((r"stem/class_token", "cls_token"), (r"stem/positions", "pos_embed")),
+)
+
+architecture(
+    "vit_small_patch16",
+    preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    layouts=(TIMM,),
+)(functools.partial(vit, features=384, heads=6, depths=_DEPTHS))
