@@ -17,6 +17,7 @@ from osteojax.cli import (
     convert,
     evaluate,
     export,
+    models,
     pool,
     predict,
     prep,
@@ -36,6 +37,7 @@ EXIT_INTERRUPTED = 130
 COMMANDS = (
     prep,
     audit,
+    models,
     convert,
     show_augment,
     train,

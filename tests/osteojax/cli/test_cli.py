@@ -8,6 +8,7 @@ from osteojax.cli.main import make_parser, run
 COMMANDS = (
     "prep",
     "audit",
+    "models",
     "convert",
     "show-augment",
     "train",
@@ -51,6 +52,8 @@ def test_help_does_not_import_jax():
         (["prep", "--source=/nowhere", "--out=o"], "/nowhere"),
         (["convert", "--weights=/nowhere.pth", "--arch=resnet50", "--out=o.safetensors"], "/nowhere.pth"),
         (["convert", "--weights=/nowhere.pth", "--arch=resnet51", "--out=o.safetensors"], "resnet51"),
+        (["models", "resnet51"], "no classifier 'resnet51'"),
+        (["models", "--size=31"], "at least 32"),
     ],
 )
 def test_users_errors_are_one_clear_line(arguments, message, capsys, tmp_path, monkeypatch):
