@@ -8,7 +8,22 @@ from flax import nnx
 
 from osteojax import models
 from osteojax.errors import UserError
-from osteojax.models.layers.convolution import ConvBN, Input, InputConvBN, LayerOptions
+from osteojax.models.layers.convolution import ConvBN, Input, InputConv, InputConvBN, LayerOptions
+from osteojax.train.parameter_groups import assign, preset, trainable_at
+from osteojax.weights import layouts
+
+# One of each kind of block, and all whose parts are cut otherwise.
+FAMILIES = (
+    "resnet50",
+    "efficientnet_lite0",
+    "vgg16_bn",
+    "densenet121",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "convnext_tiny",
+    "vit_small_patch16",
+    "swin_t",
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +60,41 @@ def test_the_parts_compose_to_the_whole(images):
 
 
 def test_every_parameter_path_starts_with_a_part():
-    for name in ("resnet18", "resnet50", "efficientnet_lite0", "vgg16_bn", "densenet121"):
-        abstract = nnx.eval_shape(lambda name=name: models.create(name, rngs=nnx.Rngs(0)))
-        firsts = {path[0] for path, _ in nnx.to_flat_state(nnx.state(abstract))}
+    for name in FAMILIES:
+        firsts = {path.split("/")[0] for path in layouts.parameter_shapes(name)}
         assert firsts == set(models.STAGES), name
 
 
-@pytest.mark.parametrize("size", [7, 8])
-def test_grey_equals_the_same_image_in_three_channels_borders_and_gradients_too(size):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_preset_means_something_in_every_family(name):
+    """Each group of each preset claims parameters, and what is frozen is what stands before the named stage."""
+    paths = [path for path in layouts.parameter_shapes(name) if not path.endswith(("/mean", "/var"))]
+    for chosen in (
+        "head",
+        "stem",
+        *(f"stage{k}" for k in range(1, 5)),
+        "stage1+",
+        "stage3+",
+        "bn_affine",
+        "all",
+    ):
+        groups = preset(chosen, models.STAGES)
+        labels = assign(groups, paths)
+        learning = {path.split("/")[0] for path in trainable_at(groups, labels, 0)}
+        if chosen.endswith("+"):
+            assert learning == set(models.STAGES[models.STAGES.index(chosen[:-1]) :])
+        elif chosen in ("all", "bn_affine"):
+            assert learning >= set(models.STAGES[1:])
+        else:
+            assert learning == {chosen, "head"}
+
+
+@pytest.mark.parametrize("kind, size", [(InputConvBN, 7), (InputConvBN, 8), (InputConv, 8)])
+def test_grey_equals_the_same_image_in_three_channels_borders_and_gradients_too(kind, size):
     """Exact algebra; float32 rounding of sums of 147 terms of order 1 stays below 1e-5."""
     spec = models.ARCHITECTURES.get("resnet50").preprocessing
     grey, colour = (
-        InputConvBN(
+        kind(
             8,
             7,
             image=Input(channels, spec.mean, spec.std),

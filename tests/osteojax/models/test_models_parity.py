@@ -116,8 +116,20 @@ def test_every_block_equals_pytorch(arch):
 
 @pytest.mark.parametrize(
     "arch",
-    ["efficientnet_lite0"]
-    + [pytest.param(a, marks=pytest.mark.slow) for a in ("resnet50", "vgg16_bn", "densenet121")],
+    ["efficientnet_lite0", "vit_small_patch16"]
+    + [
+        pytest.param(a, marks=pytest.mark.slow)
+        for a in (
+            "resnet50",
+            "vgg16_bn",
+            "densenet121",
+            "mobilenet_v2",
+            "mobilenet_v3_large",
+            "efficientnet_b0",
+            "convnext_tiny",
+            "swin_t",
+        )
+    ],
 )
 def test_a_size_that_leaves_remainders_equals_pytorch(arch):
     """75 x 90 pixels: padding and incomplete windows differ at every stage from those of 64 x 64."""
@@ -125,6 +137,14 @@ def test_a_size_that_leaves_remainders_equals_pytorch(arch):
     model.eval()
     logits = nnx.jit(lambda model, x: model(x))(model, seeded.images(*seeded.ODD_SIZE))
     assert relative_error(seeded.summary(logits), golden(arch)["odd:head"]) < TOLERANCE
+
+
+def test_positions_are_interpolated_as_timm_interpolates_them():
+    """448 pixels: 28 x 28 patches, positions of 14 x 14. Smaller grids stand in the tests above."""
+    stem = seeded_model("vit_small_patch16").stem
+    tokens = nnx.jit(lambda stem, x: stem(x))(stem, seeded.images(448, 448)[:1])
+    assert tokens.shape == (1, 1 + 28 * 28, 384)
+    assert relative_error(seeded.summary(tokens), golden("vit_small_patch16")["large:stem"]) < 1e-5
 
 
 @pytest.mark.parametrize("arch", SHIPPED)
@@ -135,6 +155,20 @@ def test_our_layout_asks_for_exactly_the_tensors_of_the_pytorch_network(arch):
         for key, shape in zip(origin.keys, origin.shapes, strict=True)
     }
     assert sorted(asked) == list(golden(arch)["keys"])
+
+
+@pytest.mark.parametrize("arch", [arch for arch in SHIPPED if "norms" in golden(arch)])
+def test_norms_have_the_publishers_constants(arch):
+    """Epsilon and momentum of every norm, by the name of the tensor that scales."""
+    model = nnx.eval_shape(lambda: models.create(arch, rngs=nnx.Rngs(0)))
+    named = origins(arch)
+    ours = [
+        f"{named['/'.join(map(str, (*path, 'scale')))].keys[0]} "
+        + (f"{norm.eps:g} {norm.momentum:g}" if isinstance(norm, models.BatchNorm) else f"{norm.epsilon:g} 0")
+        for path, norm in nnx.iter_modules(model)
+        if isinstance(norm, models.BatchNorm | nnx.LayerNorm)
+    ]
+    assert sorted(ours) == list(golden(arch)["norms"])
 
 
 def assert_statistics_equal(model, arch):

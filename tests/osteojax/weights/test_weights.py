@@ -1,5 +1,6 @@
 """Weights of every origin arrive exactly, and what does not fit is named."""
 
+import ast
 import json
 import tracemalloc
 
@@ -96,6 +97,34 @@ def test_huggingface_files(tmp_path, name):
     file = weights.load(tmp_path / name, "resnet18")
     assert_holds(file, resnet.HUGGINGFACE, "resnet18", tensors)
     assert file.provenance["layout"] == "huggingface"
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "mobilenet_v2",
+        "convnext_tiny",
+        "vit_small_patch16",
+        "efficientnet_b0",
+        "mobilenet_v3_large",
+        "swin_t",
+    ],
+)
+def test_a_state_dict_with_the_publishers_names_loads(tmp_path, arch):
+    """Names and shapes are those of torchvision's or timm's own network, as its golden keeps them."""
+    with np.load(GOLDENS / f"{arch}.npz") as arrays:
+        published = dict(str(entry).split(" ", 1) for entry in arrays["keys"])
+    tensors = {key: seeded.tensor(key, ast.literal_eval(shape)) for key, shape in published.items()}
+    buffers = {"features.1.0.attn.relative_position_index": np.zeros(3, np.int64)} if arch == "swin_t" else {}
+    path = torch_file.write_zip(
+        tmp_path / "w.pth", torch_file.tensors({**tensors, **counters(tensors), **buffers})
+    )
+    file = weights.load(path, arch)
+    layout = models.ARCHITECTURES.get(arch).layouts[0]
+    for ours, values in expected(layout, arch, tensors).items():
+        np.testing.assert_array_equal(file.arrays[ours], values, err_msg=ours)
+    assert file.provenance["num_classes"] == 1000
+    assert file.arrays.keys() == layouts.parameter_shapes(arch).keys()
 
 
 @pytest.mark.parametrize(
