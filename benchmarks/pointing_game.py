@@ -39,7 +39,7 @@ def main():
     names = [Path(example["file"].decode()).name for example in test]
     masks = np.stack([bone(demo / "data" / "phantom" / "clean" / name, images.shape[1]) for name in names])
     label = run.logits(test).argmax(-1)
-    cut = run.network.cut()
+    cut = run.network.cut(run.network.last_map)
     print(f"{len(images)} test images\n\n| explainer | hits | mass on bone | chance |\n|---|---|---|---|")
     for name in EXPLAINERS.members:
         explainer = EXPLAINERS.bind(name, {}, {}, "explain.settings")

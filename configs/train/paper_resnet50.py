@@ -30,7 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
             "pretrain": c({}),
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
             # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py. head:
-            # softmax, or ordinal: coral, corn. dropout before the last layer; stochastic_depth of the deepest block.
+            # softmax, or ordinal: coral, corn. attention: where blocks > 0, a transformer over the last map in place of
+            # the architecture's own head. dropout before the last layer; stochastic_depth of the deepest block.
             "model": c(
                 {
                     "name": "resnet50",
@@ -39,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
                     "batch_norm": "global",
                     "conv_impl": "auto",
                     "head": "softmax",
+                    "attention": c({"blocks": 0, "width": 256, "heads": 8}),
                     "dropout": 0.0,
                     "stochastic_depth": 0.0,
                 }

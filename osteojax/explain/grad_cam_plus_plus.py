@@ -24,7 +24,7 @@ def grad_cam_plus_plus(
     At least 0. The score is exp(logit), as in the paper's derivation, but for its own value: that is a factor of the
     whole map, and overflows. Like the paper's, the higher derivatives are those of a network that is piecewise linear
     behind the cut, and activations are at least 0 there: behind `stage4` they are where it ends in ReLU or ReLU6
-    (ResNet, VGG, DenseNet, MobileNetV2, EfficientNet-Lite0). Elsewhere the formula is an approximation more.
+    (ResNet, VGG, DenseNet, MobileNetV2, EfficientNet-Lite0). Elsewhere the map may be 0 everywhere.
     """
     del settings
     activations, gradient = activations_and_gradient(cut, params, stats, image, label)

@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from osteojax import models
 from osteojax.config import Fraction
 from osteojax.errors import UserError
-from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.backbone import MIN_SIZE, Backbone, PoolHead
+from osteojax.models.layers.attention_head import AttentionHead, AttentionSection
 from osteojax.models.layers.convolution import LayerOptions
 from osteojax.models.layers.last import Last, last_layer
 from osteojax.models.layers.siamese import SiameseHead
@@ -28,6 +30,7 @@ class ModelSection:
         conv_impl: see `osteojax.models.layers.conv2d`.
         head: what the last layer is, see `osteojax.models.layers.last`; or "simsiam", which learns without labels and
             tells no classes apart, see `osteojax.models.layers.siamese`.
+        attention: a transformer in place of the architecture's own head, see `osteojax.models.layers.attention_head`.
         dropout: share of the features that the last layer does not see in training (Srivastava et al. 2014).
         stochastic_depth: how often the deepest residual branch is left out in training, see
             `osteojax.models.layers.stochastic_depth`.
@@ -39,6 +42,7 @@ class ModelSection:
     batch_norm: Literal["global", "per_device"] = "global"
     conv_impl: Literal["auto", "native", "matmul", "winograd"] = "auto"
     head: Last | Literal["simsiam"] = "softmax"
+    attention: AttentionSection = dataclasses.field(default_factory=AttentionSection)
     dropout: Annotated[float, Fraction] = 0.0
     stochastic_depth: Annotated[float, Fraction] = 0.0
 
@@ -50,8 +54,8 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     of the `devices`. The architecture is the section's `name` or its `fallback`.
 
     Raises:
-        UserError: an unknown architecture, or one without residual branches to leave out, or whose head SimSiam's
-            cannot replace.
+        UserError: an unknown architecture, or one without residual branches to leave out, or whose head SimSiam's or
+            a transformer cannot replace.
     """
     rngs = nnx.Rngs(seed)
     bn_parts = devices if section.batch_norm == "per_device" else 1
@@ -64,10 +68,20 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
         bn_parts=bn_parts,
         conv_impl=section.conv_impl,
     )
+    if section.attention.blocks > 0:
+        if section.head == "simsiam" or model.patch is not None:
+            other = (
+                "model.head='simsiam'" if model.patch is None else f"{architecture}, which is a transformer"
+            )
+            raise UserError(
+                f"model.attention.blocks={section.attention.blocks} does not go with {other}; set it to 0"
+            )
+        options = LayerOptions(dtype=jnp.dtype(section.dtype))
+        model.head = AttentionHead(_width(model), classes, section.attention, options=options, rngs=rngs)
     if section.head == "simsiam":
         if not isinstance(model.head, PoolHead):
             raise UserError(
-                f"model.head='simsiam': {architecture} has hidden layers in its head; take a ResNet"
+                f"model.head='simsiam': {architecture} has more than pooling and one layer in its head; take a ResNet"
             )
         options = LayerOptions(bn_parts=bn_parts)
         model.head = SiameseHead(model.head.fc.kernel.shape[0], options=options, rngs=rngs)
@@ -78,6 +92,15 @@ def build(section: ModelSection, architecture: str, classes: int, *, seed: int, 
     if section.stochastic_depth > 0:
         thin(model, section.stochastic_depth, rngs=rngs)
     return model
+
+
+def _width(model: Backbone) -> int:
+    """Channels of the last map."""
+    model.eval()  # in which nothing is written
+    image = jax.ShapeDtypeStruct((1, MIN_SIZE, MIN_SIZE, 1), jnp.float32)
+    width = jax.eval_shape(model.features, image).shape[-1]
+    model.train()
+    return width
 
 
 def build_shapes(section: ModelSection, architecture: str, classes: int, *, devices: int = 1) -> Backbone:

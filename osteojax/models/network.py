@@ -53,11 +53,14 @@ class Cut:
             tokens (B, 1 + h w, c), in the compute dtype.
         from_features: `f(params, stats, h) -> logits` (B, classes) float32.
         patch: of the `Backbone`.
+        attention: `f(params, stats, image)`: where the head looks (B, h, w) float32, whatever the class; None for heads
+            without attention.
     """
 
     features: Callable[[Flat, Flat, jax.Array], jax.Array]
     from_features: Callable[[Flat, Flat, jax.Array], jax.Array]
     patch: int | None = None
+    attention: Callable[[Flat, Flat, jax.Array], jax.Array] | None = None
 
     def by_place(self, h: jax.Array, image: jax.Array) -> jax.Array:
         """(B, h, w, c) of activations that came from the images: tokens at their patches, without the class token."""
@@ -169,10 +172,16 @@ class Network:
         start = self.after(upto)
         self._model.eval()
         graph = nnx.graphdef(self._model)
+
+        def attention(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
+            model = self._merge(graph, params, stats)
+            return model.head.look(model.features(image))
+
         return Cut(
             lambda params, stats, image: self._merge(graph, params, stats).features(image, upto),
             lambda params, stats, h: self._merge(graph, params, stats).from_features(h, start),
             self._model.patch,
+            attention if hasattr(self._model.head, "look") else None,
         )
 
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:

@@ -10,6 +10,7 @@ from PIL import Image
 from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
 from data_prep.preprocess import PreprocessSpec, masked, placement, preprocess
 from osteojax import leaky
+from osteojax.explain.attention import attention_map
 from osteojax.explain.overlay import overlay, stamped
 from osteojax.explain.registry import EXPLAINERS
 from osteojax.files import disk_errors, write_atomically
@@ -22,6 +23,8 @@ def explain_files(
     run: Run, spec: PreprocessSpec, files: Sequence[tuple[Path, int]], folder: Path
 ) -> list[Path]:
     """Writes a PNG for each file, `NUMBER-NAME.png`, in its size: Grad-CAM of a class over the radiograph.
+
+    Where the head has attention, `NUMBER-NAME-attention.png` beside it is where it looks.
 
     Args:
         run: whose network is explained.
@@ -41,11 +44,15 @@ def explain_files(
             radiograph = decode(read_bytes(file, DEFAULT_LIMITS), DEFAULT_LIMITS)
             image = preprocess(radiograph.pixels, spec, radiograph.full_range, radiograph.pixel_aspect)
             saliency = explainer(cut, run.params, run.batch_stats, image[None], np.asarray([label]))
+            maps = {"": saliency}
+            if cut.attention is not None:
+                maps["-attention"] = attention_map(cut, run.params, run.batch_stats, image[None])
             window = placement(radiograph.pixels.shape, spec, radiograph.pixel_aspect)
-            path = folder / f"{number:05d}-{file.stem}.png"
-            drawn = overlay(masked(radiograph.pixels, spec), np.asarray(saliency[0]), window)
-            stream = io.BytesIO()
-            Image.fromarray(stamped(drawn, leaky.WORDS) if run.mark else drawn).save(stream, "PNG")
-            write_atomically(path, stream.getvalue())
-            written.append(path)
+            for suffix, found in maps.items():
+                path = folder / f"{number:05d}-{file.stem}{suffix}.png"
+                drawn = overlay(masked(radiograph.pixels, spec), np.asarray(found[0]), window)
+                stream = io.BytesIO()
+                Image.fromarray(stamped(drawn, leaky.WORDS) if run.mark else drawn).save(stream, "PNG")
+                write_atomically(path, stream.getvalue())
+                written.append(path)
     return written

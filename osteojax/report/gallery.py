@@ -12,6 +12,7 @@ from scipy.special import softmax
 from osteojax import config as configs
 from osteojax import leaky
 from osteojax.data.dataset import Examples
+from osteojax.explain.attention import attention_map
 from osteojax.explain.overlay import overlay, stamped
 from osteojax.explain.registry import EXPLAINERS
 from osteojax.explain.sanity import Faithfulness, Resemblance, cascading_randomisation, deletion_and_insertion
@@ -34,6 +35,7 @@ class Shown:
         true, predicted: class names.
         probability: of the predicted class.
         picture: JPEG with the map over it.
+        attention: JPEG with the head's attention over it, where it has one.
     """
 
     kind: str
@@ -42,11 +44,13 @@ class Shown:
     predicted: str
     probability: float
     picture: bytes
+    attention: bytes | None = None
 
     @property
-    def data_uri(self) -> str:
-        """For an `img`."""
-        return "data:image/jpeg;base64," + base64.b64encode(self.picture).decode()
+    def data_uris(self) -> list[str]:
+        """For an `img` each: the picture, and the attention where there is one."""
+        pictures = [self.picture] if self.attention is None else [self.picture, self.attention]
+        return ["data:image/jpeg;base64," + base64.b64encode(picture).decode() for picture in pictures]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,11 @@ def explained(
     cut = run.network.cut(run.network.last_map)
     explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
     maps = np.asarray(explainer(cut, run.params, run.batch_stats, images, predicted))
+    words = leaky.WORDS if run.mark else ""
+    looks = [None] * len(images)
+    if cut.attention is not None:
+        attention = np.asarray(attention_map(cut, run.params, run.batch_stats, images))
+        looks = [_jpeg(image[..., 0], look, words) for image, look in zip(images, attention, strict=True)]
     p = fitted.probabilities(logits) if fitted else softmax(logits, -1)
     names = run.class_names
     shown = [
@@ -86,9 +95,12 @@ def explained(
             names[labels[place]],
             names[guess],
             float(p[place, guess]),
-            _jpeg(image[..., 0], saliency, leaky.WORDS if run.mark else ""),
+            _jpeg(image[..., 0], saliency, words),
+            look,
         )
-        for (kind, place), image, saliency, guess in zip(chosen, images, maps, predicted, strict=True)
+        for (kind, place), image, saliency, guess, look in zip(
+            chosen, images, maps, predicted, looks, strict=True
+        )
     ]
     few = slice(0, 8)
     model = configs.read(ModelSection, run.config.model, "model")

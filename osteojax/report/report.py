@@ -18,7 +18,7 @@ from osteojax.errors import UserError
 from osteojax.files import write_atomically
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
 from osteojax.report.entries import entry, headlines, percent
-from osteojax.report.gallery import Explained, explained
+from osteojax.report.gallery import Explained, Shown, explained
 from osteojax.report.svg import Chart, confusion
 from osteojax.run.fitted import fitted
 from osteojax.run.open import Run, open_run
@@ -397,16 +397,30 @@ def _gallery(given: Material) -> list[str]:
             "It is no proof of a reason."
         )
     ]
+    if any(shown.attention for shown in given.explained.shown):
+        parts.append(
+            paragraph(
+                "Beside it, where the head's attention looks, whatever the class, carried back through its blocks "
+                "(attention rollout)."
+            )
+        )
     for kind in dict.fromkeys(shown.kind for shown in given.explained.shown):
         figures = "".join(
-            f'<figure><img src="{shown.data_uri}" width="224" height="224" alt="{text(shown.true)} predicted as '
-            f'{text(shown.predicted)}, with its map"><figcaption>{text(shown.true)}, called {text(shown.predicted)} '
+            f"<figure>{_pictures(shown)}<figcaption>{text(shown.true)}, called {text(shown.predicted)} "
             f"({shown.probability:.2f})</figcaption></figure>"
             for shown in given.explained.shown
             if shown.kind == kind
         )
         parts.append(f'<h3>{text(kind.capitalize())}</h3><div class="gallery">{figures}</div>')
     return [*parts, *_sanity(given.explained)]
+
+
+def _pictures(shown: Shown) -> str:
+    said = f"{text(shown.true)} predicted as {text(shown.predicted)}"
+    return "".join(
+        f'<img src="{uri}" width="224" height="224" alt="{said}, with its {what}">'
+        for uri, what in zip(shown.data_uris, ("map", "attention"), strict=False)
+    )
 
 
 def _sanity(found: Explained) -> list[str]:

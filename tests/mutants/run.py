@@ -14,6 +14,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.mutants.backbones import BACKBONES
 from tests.mutants.baselines import BASELINES
 from tests.mutants.engine import ENGINE
 from tests.mutants.explain import EXPLAIN
@@ -29,6 +30,7 @@ from tests.mutants.transfer import TRANSFER
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = (
+    *BACKBONES,
     *BASELINES,
     *ENGINE,
     *EXPLAIN,

@@ -74,8 +74,13 @@ class EncoderBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, N, C) -> (B, N, C); no token looks at another image's, so `mask` changes nothing."""
-        x = x + self._kept(self.attn(self.norm1(x)))
-        return x + self._kept(self.mlp(self.norm2(x)))
+        return self.attend(x)[0]
+
+    def attend(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The same, and who looked where: (B, heads, N, N) float32."""
+        y, attention = self.attn.attend(self.norm1(x))
+        x = x + self._kept(y)
+        return x + self._kept(self.mlp(self.norm2(x))), attention
 
     def _kept(self, y: jax.Array) -> jax.Array:
         # Stochastic depth draws for an image, and takes its images to have two axes.

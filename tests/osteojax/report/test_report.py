@@ -182,3 +182,12 @@ def test_without_the_dataset_it_is_said(workdir, tmp_path):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious(material, tmp_path, width, dark):
     assert violations(page(material), tmp_path, width=width, dark=dark) == []
+
+
+def test_attention_stands_beside_the_map_where_there_is_one(material):
+    given = material.explained
+    looked = [dataclasses.replace(shown, attention=shown.picture) for shown in given.shown]
+    both = dataclasses.replace(material, explained=dataclasses.replace(given, shown=looked))
+    pictures = [len(re.findall(r'<img [^>]*with its (?:map|attention)"', page(m))) for m in (material, both)]
+    assert pictures == [len(looked), 2 * len(looked)]
+    assert "attention rollout" in page(both) and "attention rollout" not in page(material)
