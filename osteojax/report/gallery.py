@@ -82,7 +82,7 @@ def explained(
     explainer = EXPLAINERS.bind(_METHOD, {}, {}, "explain.settings")
     maps = np.asarray(explainer(cut, run.params, run.batch_stats, images, predicted))
     words = leaky.WORDS if run.mark else ""
-    looks = [None] * len(images)
+    looks: list[bytes | None] = [None] * len(images)
     if cut.attention is not None:
         attention = np.asarray(attention_map(cut, run.params, run.batch_stats, images))
         looks = [_jpeg(image[..., 0], look, words) for image, look in zip(images, attention, strict=True)]
