@@ -41,13 +41,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
                 found.name,
                 f"{found.parameters / 1e6:.2f}",
                 f"{found.flops / 1e9:.2f}",
-                "-" if found.images_per_second is None else f"{found.images_per_second:.1f}",
+                *([] if found.images_per_second is None else [f"{found.images_per_second:.1f}"]),
                 "-" if found.top1 is None else f"{found.top1:.1f}",
                 found.weights.rpartition("/")[2] or "a file of yours",
                 f"{licences.index(found.licence) + 1}" if found.licence else "the file's",
             )
         )
-    header = ("name", "M parameters", "GFLOP", "images/s", "top-1 %", "weights", "licence")
+    speed = ["images/s"] if arguments.time else []
+    header = ("name", "M parameters", "GFLOP", *speed, "top-1 %", "weights", "licence")
     print_table(f"{arguments.size} x {arguments.size} pixels, 1,000 classes", header, rows, to=sys.stdout)
     for number, licence in enumerate(licences, 1):
         print(f"licence {number}: {licence}")
