@@ -100,20 +100,11 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
     image = np.asarray(image)
     check_pixels(image, "noise estimation")
     image = _sample(image)
-    lo, hi = float(image.min()), float(image.max())
-    # Estimating on [0, 1] keeps float32 exact enough for any offset and any scale of the input.
-    x = (np.subtract(image, lo, dtype=np.float64) / ((hi - lo) or 1.0)).astype(np.float32)
-    textured = ~_flat(x)
-    low, high = (x == 0) & textured, (x == 1) & textured
-    total = max(int(textured.sum()), 1)
-    clipped_low, clipped_high = _excess(x, low) / total, _excess(1 - x, high) / total
-
-    usable = textured
-    if max(clipped_low, clipped_high) > _CLIP_WARN:
-        near = ndimage.uniform_filter((low | high).astype(np.float32), _CLIP_WINDOW) > _CLIP_LOCAL
-        # With (almost) nothing outside the clipped areas a low reading is better than a handful of pixels.
-        if (textured & ~near).sum() > max(0.02 * total, 16 * _MIN_COEFFICIENTS):
-            usable = textured & ~near
+    x, lo, hi = to_unit_range(image)
+    textured, whole, clipped_low, clipped_high = noisy_pixels(x)
+    # With (almost) nothing outside the clipped areas a low reading is better than a handful of pixels.
+    enough = whole.sum() > max(0.02 * textured.sum(), 16 * _MIN_COEFFICIENTS)
+    usable = whole if enough else textured
 
     coefficients = diagonal_detail(x)[_all_inside(usable)]
     sigma = float(np.median(np.abs(coefficients))) / _NORMAL_MAD if coefficients.size else 0.0
@@ -152,6 +143,34 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
         used_fraction=float(usable.mean()),
         warnings=tuple(warnings),
     )
+
+
+def noisy_pixels(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Where an image carries noise at all, and where all of it.
+
+    Args:
+        x: float32 (height, width), from 0 to 1, both reached.
+
+    Returns:
+        textured: bool (height, width), pixels of no constant area.
+        whole: those of them around which the range has not cut the noise off.
+        clipped_low, clipped_high: shares of the textured pixels that sit at 0 and at 1.
+    """
+    textured = ~_flat(x)
+    low, high = (x == 0) & textured, (x == 1) & textured
+    total = max(int(textured.sum()), 1)
+    clipped_low, clipped_high = _excess(x, low) / total, _excess(1 - x, high) / total
+    if max(clipped_low, clipped_high) <= _CLIP_WARN:
+        return textured, textured, clipped_low, clipped_high
+    near = ndimage.uniform_filter((low | high).astype(np.float32), _CLIP_WINDOW) > _CLIP_LOCAL
+    return textured, textured & ~near, clipped_low, clipped_high
+
+
+def to_unit_range(image: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The image on [0, 1] as float32, exact enough for any offset and any scale; its minimum and its maximum."""
+    low, high = float(image.min()), float(image.max())
+    x = np.subtract(image, low, dtype=np.float64) / ((high - low) or 1.0)
+    return x.astype(np.float32), low, high
 
 
 def _sample(image: np.ndarray) -> np.ndarray:
