@@ -533,14 +533,14 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "BM3D without its second stage",
         "data_prep/denoise/bm3d/numba_backend.py",
-        "return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))",
+        "return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance))",
         "return basic",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
     ),
     Mutant(
         "BM3D's blocks share no noise",
         "data_prep/denoise/bm3d/numba_backend.py",
-        "count += (dy < _N1) & (dx < _N1)",
+        "count += (dy < reach) & (dx < reach)",
         "count += (dy < 1) & (dx < 1)",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
     ),

@@ -4,10 +4,12 @@ Written from Dabov, Foi, Katkovnik, Egiazarian, IEEE TIP 16(8), 2007, and its pu
 """
 
 import math
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32
 
+from data_prep.denoise.bm3d.coloured import WHITE, autocovariance
 from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
 from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
@@ -19,9 +21,14 @@ _NEGLIGIBLE_SIGMA = 1e-7
 
 
 def bm3d(
-    image: np.ndarray, sigma: float, *, profile: str | Profile = "fast", backend: str = "numba"
+    image: np.ndarray,
+    sigma: float,
+    *,
+    psd: np.ndarray | None = None,
+    profile: str | Profile = "fast",
+    backend: str = "numba",
 ) -> Float32[np.ndarray, "height width"]:
-    """Removes additive white Gaussian noise from a greyscale image.
+    """Removes additive Gaussian noise, white or of a given spectrum, from a greyscale image.
 
     Adding a constant to the image adds it to the result; scaling image and sigma together scales the result.
 
@@ -30,6 +37,8 @@ def bm3d(
             (`data_prep.denoise.pixels`), any size from 1x1 up, any memory layout. A side shorter than a block is
             extended by reflection while filtering.
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
+        psd: the noise's power by frequency, in the order of `numpy.fft.fft2`, on any grid from 16x16 up; only its shape
+            counts, since sigma says how strong the noise is. None, or a flat one, is white noise. Backend "numba" only.
         profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
             `Profile`. The backend "package" has its own parameters instead.
         backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
@@ -40,7 +49,8 @@ def bm3d(
 
     Raises:
         UserError: not a 2-D real array, empty, NaN or infinity in it, pixels or a sigma that overflow in float32, a
-            bad sigma, profile or backend, or a backend whose package is not installed.
+            bad sigma, spectrum, profile or backend, or a backend whose package is not installed or that knows white
+            noise only.
     """
     image = np.asarray(image)
     low, high = check_pixels(image, "BM3D")
@@ -53,8 +63,16 @@ def bm3d(
             raise UserError(f"BM3D: unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
         profile = PROFILES[profile]
 
+    colour = WHITE if psd is None else autocovariance(psd)
+    if colour is not WHITE and backend != "numba":
+        raise UserError(
+            f"BM3D backend {backend!r} knows white noise only; choose 'numba' for a noise spectrum"
+        )
+
     if backend == "numba":
-        from data_prep.denoise.bm3d.numba_backend import denoise
+        from data_prep.denoise.bm3d.numba_backend import denoise as denoise_coloured
+
+        denoise = partial(denoise_coloured, autocovariance=colour)
     elif backend == "jax":
         from data_prep.denoise.bm3d.jax_backend import denoise
     elif backend == "package":

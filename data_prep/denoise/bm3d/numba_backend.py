@@ -30,8 +30,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from data_prep.denoise.bm3d.coloured import WHITE, unlike
 from data_prep.denoise.bm3d.profiles import Profile, Stage
-from data_prep.denoise.bm3d.transforms import block_transform, kaiser_window, overlap_correlation
+from data_prep.denoise.bm3d.transforms import block_covariance, block_transform, kaiser_window
 from osteojax.errors import UserError
 
 # The vector code below is written out for the paper's 8x8 blocks.
@@ -56,13 +57,14 @@ _compiled = _jit(cache=True)
 _inlined = _jit(forceinline=True)
 
 
-def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
+def denoise(z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE) -> np.ndarray:
     """Both stages of BM3D on an image whose noise has standard deviation 1.
 
     Args:
         z: float32 (height, width), C-contiguous, within 1e8 of 0; the sides are 8 plus multiples of both
             stages' steps.
         profile: the parameters.
+        autocovariance: of the noise, as of `data_prep.denoise.bm3d.coloured.autocovariance`.
 
     Returns:
         float32 (height, width), the final estimate.
@@ -73,11 +75,11 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
     """
     if not max(z.max(), -z.min()) <= _LARGEST:  # NaN is not
         raise UserError(f"BM3D: pixels must be finite and within {_LARGEST:g} times sigma of 0")
-    basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard))
-    return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))
+    basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard, autocovariance))
+    return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance))
 
 
-def _plan(stage: Stage) -> tuple:
+def _plan(stage: Stage, autocovariance: np.ndarray) -> tuple:
     """A stage's parameters as the compiled code takes them."""
     if stage.block_size != _N1:
         raise UserError(
@@ -87,12 +89,13 @@ def _plan(stage: Stage) -> tuple:
         raise UserError(f"BM3D: the numba backend takes steps of 1, 2 or 4 pixels, not {stage.step}")
     forward, inverse = block_transform(stage.transform_2d, _N1)
     window = kaiser_window(_N1, stage.kaiser_beta)
-    r = overlap_correlation(forward)
-    # [|dy| * 8 + |dx|, column frequency * 8 + row frequency], the layout of a block in the ring
-    overlap = np.einsum("yk,xl->yxlk", r, r).reshape(_COEFFICIENTS, _COEFFICIENTS)
+    # No two blocks of a group lie farther apart than the search window is wide.
+    reach = min(len(autocovariance) + _N1 - 1, stage.search_window)
+    # [|dy| * reach + |dx|, row frequency * 8 + column frequency], the layout of a block in the ring
+    shared = block_covariance(forward, autocovariance, reach).swapaxes(2, 3).reshape(-1, _COEFFICIENTS)
     return (
         stage.step,
-        stage.offsets(),
+        unlike(stage.offsets(), autocovariance),
         np.float32(stage.grid),
         np.float32(stage.tau_match * stage.distance_unit),
         np.float32(stage.distance_floor * stage.distance_unit),
@@ -100,13 +103,28 @@ def _plan(stage: Stage) -> tuple:
         forward.astype(np.float32),
         (window[:, None] * inverse).astype(np.float32),
         window.astype(np.float32),
-        overlap.astype(np.float32),
+        shared.astype(np.float32),
+        reach,
     )
 
 
 @_compiled
 def _filter_image(
-    z, pilot, wiener, strength, step, offsets, grid, tau, floor, group_size, forward, inverse, window, overlap
+    z,
+    pilot,
+    wiener,
+    strength,
+    step,
+    offsets,
+    grid,
+    tau,
+    floor,
+    group_size,
+    forward,
+    inverse,
+    window,
+    overlap,
+    reach,
 ):
     """One stage over the whole image: grouping, collaborative filtering, aggregation (equations 3 to 12).
 
@@ -173,7 +191,7 @@ def _filter_image(
                 strip = noisy_ring[row[b] % ring, start : start + _COEFFICIENTS]
                 _transform_rows(strip, forward, group[b])
             _haar(group, size)
-            _group_variance(row, column, size, overlap, variance, shared, pairs)
+            _group_variance(row, column, size, overlap, reach, variance, shared, pairs)
             if wiener:
                 for b in range(size):
                     start = column[b] * _N1
@@ -465,7 +483,8 @@ def _splat(builder, value, lanes):
 
 @intrinsic
 def _join_halves(typing_context, overlap, pairs, count, scale, left, right, difference):
-    """With b = sum_n overlap[pairs[n]], n < count: difference = 1 + scale (left + right - b), left += right + b."""
+    """With a = left + right and b = sum_n overlap[pairs[n]], n < count: difference = overlap[0] + scale (a - b), and left
+    becomes a + b."""
 
     def code(context, builder, signature, arguments):
         overlap, pairs, left, right, difference = (
@@ -481,14 +500,14 @@ def _join_halves(typing_context, overlap, pairs, count, scale, left, right, diff
             for start, total in zip(starts, between, strict=True):
                 rho = builder.load(_lanes_at(builder, overlap, builder.add(row, start)), align=4)
                 builder.store(builder.fadd(builder.load(total), rho), total)
-        one = ir.Constant(line, [1.0] * _LANES)
         scale = _splat(builder, arguments[3], _LANES)
         for start, total in zip(starts, between, strict=True):
             target = _lanes_at(builder, left, start)
             a, ab = builder.load(target, align=4), builder.load(total)
             b = builder.load(_lanes_at(builder, right, start), align=4)
             within = builder.fadd(a, b)
-            variance = builder.fadd(one, builder.fmul(scale, builder.fsub(within, ab)))
+            own = builder.load(_lanes_at(builder, overlap, start), align=4)
+            variance = builder.fadd(own, builder.fmul(scale, builder.fsub(within, ab)))
             builder.store(variance, _lanes_at(builder, difference, start), align=4)
             builder.store(builder.fadd(within, ab), target, align=4)
         return context.get_dummy_value()
@@ -586,13 +605,13 @@ def _inverse_haar(group, size):
 
 
 @_inlined
-def _group_variance(row, column, size, overlap, variance, shared, pairs):
+def _group_variance(row, column, size, overlap, reach, variance, shared, pairs):
     """The noise variance of every coefficient of a group, in the order of `_haar`.
 
-    Blocks that overlap share noise, so that the variances are not all 1 (Makinen et al. 2020, section III):
+    Blocks nearer than `reach` share noise (Makinen et al. 2020, section III):
     var[j, k] = sum_ab H[j, a] H[j, b] rho_k(a - b). With s(A) the sum of rho over the pairs within a set of
     blocks and s(A, B) over those between two, the difference of halves A and B of h blocks each has
-    1 + (s(A) + s(B) - s(A, B)) / h.
+    rho(0) + (s(A) + s(B) - s(A, B)) / h; rho(0) is 1 where the noise is white.
     """
     one = np.float32(1)
     for i in range(size):
@@ -605,15 +624,15 @@ def _group_variance(row, column, size, overlap, variance, shared, pairs):
             for a in range(i, i + h):
                 for b in range(i + h, i + 2 * h):
                     dy, dx = abs(row[a] - row[b]), abs(column[a] - column[b])
-                    pairs[count] = dy * _N1 + dx
-                    count += (dy < _N1) & (dx < _N1)
+                    pairs[count] = dy * reach + dx
+                    count += (dy < reach) & (dx < reach)
             _join_halves(
                 overlap, pairs, count, one / np.float32(h), shared[i], shared[i + h], variance[i + h]
             )
         h *= 2
     scale = np.float32(2) / np.float32(size)
     for j in range(_COEFFICIENTS):
-        variance[0, j] = one + scale * shared[0, j]
+        variance[0, j] = overlap[0, j] + scale * shared[0, j]
 
 
 @_inlined

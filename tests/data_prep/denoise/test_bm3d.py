@@ -10,8 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from data_prep.denoise.bm3d import FAST, NP, Profile, Stage, bm3d
+from data_prep.denoise.bm3d.coloured import WHITE, autocovariance, unlike
 from data_prep.denoise.bm3d.numba_backend import denoise
 from data_prep.denoise.bm3d.transforms import block_transform, haar_matrix, kaiser_window, overlap_correlation
 from osteojax.errors import UserError
@@ -43,7 +45,14 @@ def small(profile: Profile) -> Profile:
 # The formulas, one block after the other, in float64.
 
 
-def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, strength: float) -> np.ndarray:
+def plain_stage(
+    z: np.ndarray,
+    pilot: np.ndarray,
+    stage: Stage,
+    wiener: bool,
+    strength: float,
+    autocovariance: np.ndarray = WHITE,
+) -> np.ndarray:
     n = stage.block_size
     forward, inverse = block_transform(stage.transform_2d, n)
     window = np.outer(*[kaiser_window(n, stage.kaiser_beta)] * 2)
@@ -57,7 +66,7 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
         for x in range(0, z.shape[1] - n + 1, stage.step):
             reference = block(guide, (y, x))
             candidates = []
-            for order, offset in enumerate(stage.offsets()):
+            for order, offset in enumerate(unlike(stage.offsets(), autocovariance)):
                 at = np.array([y, x]) + offset
                 if (at >= 0).all() and (at <= np.array(z.shape) - n).all():
                     distance = np.mean((reference - block(guide, at)) ** 2)
@@ -73,7 +82,7 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
                     "ja,kp,apq,lq->jkl", haar, forward, [block(image, at) for at in places], forward
                 )
 
-            variance = dense_variance(places, haar, forward)
+            variance = dense_variance(places, haar, forward, autocovariance)
             coefficients = spectrum(z)
             if wiener:
                 power = spectrum(pilot) ** 2
@@ -89,8 +98,10 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
     return numerator / denominator
 
 
-def dense_variance(places: list, haar: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Variance of every coefficient of a group in white noise, from the pixels that each coefficient sums."""
+def dense_variance(
+    places: list, haar: np.ndarray, forward: np.ndarray, autocovariance: np.ndarray
+) -> np.ndarray:
+    """Variance of every coefficient of a group, from the pixels that each coefficient sums and what these share."""
     n = len(forward)
     lowest = np.min(places, axis=0)
     extent = np.max(places, axis=0) - lowest + n
@@ -98,7 +109,10 @@ def dense_variance(places: list, haar: np.ndarray, forward: np.ndarray) -> np.nd
     for a, at in enumerate(places):
         y, x = at - lowest
         pixels[a, :, :, y : y + n, x : x + n] = np.einsum("kp,lq->klpq", forward, forward)
-    return np.sum(np.einsum("ja,aklyx->jklyx", haar, pixels) ** 2, axis=(-2, -1))
+    maps = np.einsum("ja,aklyx->jklyx", haar, pixels)
+    around = np.pad(autocovariance, [(len(autocovariance) - 1, 0)] * 2, mode="reflect")
+    shared = ndimage.convolve(maps, around[None, None, None], mode="constant")
+    return np.sum(maps * shared, axis=(-2, -1))
 
 
 def every_pixel(profile: Profile) -> Profile:
@@ -119,6 +133,22 @@ def test_equals_the_formulas_written_out(profile, shape):
     basic = plain_stage(z, z, p.hard, False, p.lambda_3d)
     expected = plain_stage(z, basic.astype(np.float32), p.wiener, True, p.mu2)
     error = np.abs(denoise(z, p) - expected)
+    assert np.quantile(error, 0.95) < 2e-4
+    assert error.max() < 0.05
+
+
+def test_equals_the_formulas_written_out_where_the_noise_has_a_colour():
+    """Along a group too, whose blocks share noise beyond their overlap."""
+    p = small(FAST)
+    blur = np.exp(-(np.arange(-3, 4) ** 2) / 2 / 0.8**2)
+    psd = np.abs(np.fft.fft2(np.outer(blur, blur + 0.2), (32, 32))) ** 2
+    r = autocovariance(psd)
+    assert len(r) > 2
+    z = (scene(24, 36) / 20 - 5).astype(np.float32)
+    z += ndimage.convolve(np.random.default_rng(0).normal(size=z.shape), np.outer(blur, blur) / 2)
+    basic = plain_stage(z, z, p.hard, False, p.lambda_3d, r)
+    expected = plain_stage(z, basic.astype(np.float32), p.wiener, True, p.mu2, r)
+    error = np.abs(denoise(z, p, r) - expected)
     assert np.quantile(error, 0.95) < 2e-4
     assert error.max() < 0.05
 
