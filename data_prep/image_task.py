@@ -26,7 +26,7 @@ from osteojax.place import open_place
 log = logging.getLogger(__name__)
 
 # Raised when the same file and spec give other pixels or other fields.
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Prepared:
         n_bytes: size of the file.
         width, height, bits: of the file.
         sigma: estimated noise in grey levels of a range of 255.
+        denoising: what was done about it; see `Preprocessed`.
         warnings: of the noise estimate and of preprocessing, as codes.
         notes: of the decoder.
         metadata: acquisition metadata of the file itself.
@@ -94,6 +95,7 @@ class Prepared:
     height: int
     bits: int
     sigma: float
+    denoising: str = "none"
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -207,6 +209,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         height=height,
         bits=radiograph.bits,
         sigma=done.sigma,
+        denoising=done.denoising,
         warnings=done.warnings,
         notes=(*radiograph.notes, *written),
         metadata=dict(radiograph.metadata),

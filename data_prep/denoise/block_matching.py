@@ -22,7 +22,14 @@ class BM3DSettings:
     backend: Literal["numba", "jax", "package"] = "numba"
 
 
-@denoiser("bm3d", settings=BM3DSettings, in_parent=lambda settings: settings.backend == "jax")
-def block_matching(pixels: np.ndarray, sigma: float, settings: BM3DSettings) -> np.ndarray:
-    """Dabov et al. 2007."""
-    return bm3d(pixels, sigma, profile=settings.profile, backend=settings.backend)
+@denoiser(
+    "bm3d",
+    settings=BM3DSettings,
+    in_parent=lambda settings: settings.backend == "jax",
+    coloured=lambda settings: settings.backend == "numba",
+)
+def block_matching(
+    pixels: np.ndarray, sigma: float, settings: BM3DSettings, psd: np.ndarray | None = None
+) -> np.ndarray:
+    """Dabov et al. 2007, and for coloured noise Makinen et al. 2020."""
+    return bm3d(pixels, sigma, psd=psd, profile=settings.profile, backend=settings.backend)

@@ -4,6 +4,7 @@ Written from Dabov, Foi, Katkovnik, Egiazarian, IEEE TIP 16(8), 2007, and its pu
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -69,14 +70,19 @@ def bm3d(
             f"BM3D backend {backend!r} knows white noise only; choose 'numba' for a noise spectrum"
         )
 
+    denoise: Callable[[np.ndarray, Profile], np.ndarray]
     if backend == "numba":
-        from data_prep.denoise.bm3d.numba_backend import denoise as denoise_coloured
+        from data_prep.denoise.bm3d import numba_backend
 
-        denoise = partial(denoise_coloured, autocovariance=colour)
+        denoise = partial(numba_backend.denoise, autocovariance=colour)
     elif backend == "jax":
-        from data_prep.denoise.bm3d.jax_backend import denoise
+        from data_prep.denoise.bm3d import jax_backend
+
+        denoise = jax_backend.denoise
     elif backend == "package":
-        from data_prep.denoise.bm3d.package_backend import denoise
+        from data_prep.denoise.bm3d import package_backend
+
+        denoise = package_backend.denoise
     else:
         raise UserError(f"BM3D: unknown backend {backend!r}; choose 'numba', 'jax' or 'package'")
 

@@ -483,8 +483,8 @@ def _splat(builder, value, lanes):
 
 @intrinsic
 def _join_halves(typing_context, overlap, pairs, count, scale, left, right, difference):
-    """With a = left + right and b = sum_n overlap[pairs[n]], n < count: difference = overlap[0] + scale (a - b), and left
-    becomes a + b."""
+    """With a = left + right and b = sum_n overlap[pairs[n]], n < count: difference = overlap[0] + scale (a - b), and
+    left becomes a + b."""
 
     def code(context, builder, signature, arguments):
         overlap, pairs, left, right, difference = (

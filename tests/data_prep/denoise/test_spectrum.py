@@ -37,14 +37,14 @@ def test_sigma_and_spectrum_of_noise_are_read(blur, sigma):
     assert found.doubt is None
     assert found.sigma == pytest.approx(sigma, rel=0.06)
     assert found.psd.shape == (GRID, GRID) and found.psd.mean() == pytest.approx(1)
-    # Of single frequencies a median over 130 overlapping tiles knows a tenth; what BM3D asks for are sums of many. At the
-    # lowest the estimate stays below blurred noise, by its word.
+    # Of single frequencies a median over 130 overlapping tiles knows a tenth; what BM3D asks for are sums of many. At
+    # the lowest the estimate stays below blurred noise, by its word.
     smooth = [ndimage.uniform_filter(psd, 7, mode="wrap") for psd in (found.psd, truth(blur))]
     np.testing.assert_allclose(smooth[0], smooth[1], rtol=0.3, atol=0.03)
 
 
 def test_the_choice_of_tiles_does_not_bias_what_they_hold():
-    """Standard error over 4 images of some 36 thousand pixels: 0.3 %. The quietest quarter itself would read 3 % low."""
+    """Standard error over 4 images of some 36 thousand pixels: 0.3 %; the quietest quarter itself reads 3 % low."""
     sigmas = [estimate_spectrum(coloured(0.0, (384, 384), seed)).sigma for seed in range(4)]
     assert np.mean(sigmas) == pytest.approx(1, abs=0.012)
 
