@@ -32,6 +32,9 @@ _FREQUENCIES_PER_ORDINATE = 2 * 1.944**2
 # 1.5; the films of spines lie between, and what is grain in them and what is bone nobody knows.
 _DISAGREEMENT = 1.6
 _RISE = 1.5
+# A stationary Gaussian texture is noise to any statistic. What falls faster than white noise blurred by 1.1 pixels does
+# (3.9, from 0.24 to 0.34 cycles a pixel) is taken for anatomy: no detector's noise is as smooth.
+_FALL = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +107,8 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
         first, fall = 3, 1.0
     else:
         doubt, fall = "uneven", 1.0
+    if fall > _FALL:
+        doubt = "texture"
     below = radius < _BANDS[first][0]
     psd[below] = np.minimum(psd[below], (levels[first] * fall) ** 2)
     variance = float(psd.mean())

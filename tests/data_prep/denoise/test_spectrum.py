@@ -69,6 +69,11 @@ def test_texture_that_varies_is_no_noise():
     assert found.doubt == "uneven" and min(found.disagreement) > 2
 
 
+def test_a_texture_that_is_smoother_than_any_noise_is_none():
+    assert estimate_spectrum(radiograph() + 10 * coloured(1.0, (384, 384))).doubt is None
+    assert estimate_spectrum(radiograph() + 10 * coloured(1.4, (384, 384))).doubt == "texture"
+
+
 def test_a_spectrum_that_goes_on_rising_is_anatomy():
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(384), np.fft.fftfreq(384)))
     white = np.random.default_rng(0).normal(size=(384, 384))
