@@ -31,7 +31,7 @@ _FREQUENCIES_PER_ORDINATE = 2 * 1.944**2
 # `python benchmarks/real_films.py`: clean pictures and public knees disagree by 1.8 and more, noise mostly by less than
 # 1.5; the films of spines lie between, and what is grain in them and what is bone nobody knows.
 _DISAGREEMENT = 1.6
-_RISE = 1.5
+_RISE = 1.25
 # A stationary Gaussian texture is noise to any statistic. What falls faster than white noise blurred by 1.1 pixels does
 # (3.9, from 0.24 to 0.34 cycles a pixel) is taken for anatomy: no detector's noise is as smooth.
 _FALL = 4.0
@@ -66,7 +66,8 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
     divided by what the median of such ordinates is of their mean.
 
     It is believed from the lowest band on in which, and above which, the tiles agree: in two neighbouring ones, or in
-    the highest. Below, anatomy adds to it, and it is held to what blur by a Gaussian makes of the believed bands: from
+    the highest. Where they agree in the lower two it must not rise more towards low frequencies than it falls
+    towards high ones, or by a quarter. Below, anatomy adds to it, and it is held to what blur by a Gaussian makes of the believed bands: from
     0 to 0.24 cycles a pixel that falls as much as from there to 0.34. Noise with more power there is underestimated.
 
     Args:
