@@ -17,7 +17,7 @@ LEFT_ALONE = {
     "left_faint": f"noise below {FAINT:g} grey levels: removing it changes nothing",
     "left_white_only": "coloured noise, and the denoiser knows white noise only",
     "left_few_tiles": "too few quiet tiles to measure noise in: its sigma cannot be known",
-    "left_uneven": "quiet tiles disagree, as texture and signal-dependent noise do: its sigma cannot be known",
+    "left_uneven": "quiet tiles disagree, as those of texture do: its sigma cannot be known",
     "left_texture": "the quiet tiles have the spectrum of anatomy: noise cannot be told from it",
 }
 

@@ -6,6 +6,7 @@ _CACHE = "tests/data_prep/test_image_task.py"
 _DICOM = "tests/data_prep/decode/test_dicom.py"
 _BEAM = "tests/data_prep/beam/test_beam.py"
 _BM3D = "tests/data_prep/denoise/test_bm3d.py"
+_SPECTRUM = "tests/data_prep/denoise/test_spectrum.py"
 
 PREPARATION: tuple[Mutant, ...] = (
     Mutant(
@@ -543,6 +544,69 @@ PREPARATION: tuple[Mutant, ...] = (
         "count += (dy < reach) & (dx < reach)",
         "count += (dy < 1) & (dx < 1)",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
+    ),
+    Mutant(
+        "coloured noise: every coefficient as loud as in white noise",
+        "data_prep/denoise/bm3d/numba_backend.py",
+        "variance[0, j] = overlap[0, j] + scale * shared[0, j]",
+        "variance[0, j] = one + scale * shared[0, j]",
+        (f"{_BM3D}::test_equals_the_formulas_written_out_where_the_noise_has_a_colour",),
+    ),
+    Mutant(
+        "coloured noise: blocks match for the noise that they share",
+        "data_prep/denoise/bm3d/coloured.py",
+        "return offsets[shared <= _ALIKE]",
+        "return offsets",
+        ("tests/data_prep/denoise/test_coloured.py::test_blocks_that_share_noise_do_not_match_for_it",),
+    ),
+    Mutant(
+        "coloured noise: the spectrum taken for its root",
+        "data_prep/denoise/bm3d/coloured.py",
+        "r = np.fft.ifft2(shape).real",
+        "r = np.fft.ifft2(np.sqrt(shape)).real",
+        ("tests/data_prep/denoise/test_coloured.py::test_the_autocovariance_is_that_of_drawn_noise",),
+    ),
+    Mutant(
+        "spectrum: the median taken for the mean",
+        "data_prep/denoise/spectrum.py",
+        "* (_MIRRORED / special.gammaincinv(_MIRRORED, 0.5))",
+        "* 1.0",
+        (f"{_SPECTRUM}::test_the_choice_of_tiles_does_not_bias_what_they_hold",),
+    ),
+    Mutant(
+        "spectrum: texture is noise",
+        "data_prep/denoise/spectrum.py",
+        "agree = [d <= _DISAGREEMENT for d in differ]",
+        "agree = [d < np.inf for d in differ]",
+        (f"{_SPECTRUM}::test_texture_that_varies_is_no_noise",),
+    ),
+    Mutant(
+        "spectrum: a tile is judged by itself",
+        "data_prep/denoise/spectrum.py",
+        "np.where(np.isfinite(beside), beside, -np.inf).max(axis=0)",
+        "variance",
+        (f"{_SPECTRUM}::test_the_choice_of_tiles_does_not_bias_what_they_hold",),
+    ),
+    Mutant(
+        "the rule: what is not known is denoised all the same",
+        "data_prep/denoise/rule.py",
+        "    if found.doubt:\n",
+        "    if found.doubt and found.sigma == 0:\n",
+        ("tests/data_prep/denoise/test_rule.py::test_what_is_not_known_to_be_noise_is_left_as_it_is",),
+    ),
+    Mutant(
+        "the rule: coloured noise is removed as if it were white",
+        "data_prep/preprocess.py",
+        "return spec.denoise(pixels, found.sigma, found.psd), found.name, unmodelled",
+        "return spec.denoise(pixels, found.sigma), found.name, unmodelled",
+        ("tests/data_prep/denoise/test_rule.py::test_known_noise_is_removed_to_a_gain",),
+    ),
+    Mutant(
+        "the rule: half a grey level of a file's own range",
+        "data_prep/preprocess.py",
+        "_denoise(noisy, estimate, spec, full_range / 255.0)",
+        "_denoise(noisy, estimate, spec, 1.0)",
+        ("tests/data_prep/denoise/test_rule.py::test_noise_of_less_than_half_a_grey_level_is_left",),
     ),
     Mutant(
         "BM3D's groups unweighted",
