@@ -88,10 +88,7 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
     tiles, brightness = _quiet_tiles(x, noisy_pixels(x)[1])
     if len(tiles) < _FEWEST:
         return NoiseSpectrum(0.0, np.ones((GRID, GRID)), len(tiles), (), "few_tiles")
-    window = np.outer(*2 * [np.hanning(TILE + 2)[1:-1]])
-    power = np.abs(np.fft.fft2(tiles * window, (GRID, GRID))) ** 2 / (window**2).sum()
-    power = (power + np.roll(power[:, :, ::-1], 1, axis=2)) / 2
-
+    power = _power(tiles)
     psd = np.median(power, axis=0) * (_MIRRORED / special.gammaincinv(_MIRRORED, 0.5))
     radius = np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(GRID)]))
     psd[radius < _LOWEST[0]] = psd[_within(radius, _LOWEST)].mean()
@@ -120,6 +117,16 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
     return NoiseSpectrum(
         variance**0.5 * (high - low), psd / (variance or 1.0), len(tiles), tuple(differ[1:]), doubt
     )
+
+
+def _power(tiles: np.ndarray) -> np.ndarray:
+    """Hann-windowed periodograms of tiles, averaged over mirror images: float32 (n, GRID, GRID)."""
+    window = np.outer(*2 * [np.hanning(TILE + 2)[1:-1]])
+    power = np.empty((len(tiles), GRID, GRID), np.float32)
+    for tile, out in zip(tiles, power, strict=True):  # one by one: complex doubles of all would be 70 MB
+        own = np.abs(np.fft.fft2(tile * window, (GRID, GRID))) ** 2 / (window**2).sum()
+        out[:] = (own + np.roll(own[:, ::-1], 1, axis=1)) / 2
+    return power
 
 
 def _within(radius: np.ndarray, band: tuple[float, float]) -> np.ndarray:

@@ -425,7 +425,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "sigma on the scale of 8 bits whatever the file",
         "data_prep/preprocess.py",
-        "spec.sigma * full_range / 255.0",
+        "spec.sigma * grey_level",
         "spec.sigma",
         ("tests/data_prep/test_preprocess.py::test_denoising_comes_before_resizing_at_the_given_sigma",),
     ),
@@ -502,7 +502,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "clipped neighbourhoods kept",
         "data_prep/denoise/noise.py",
-        "usable = textured & ~near",
+        "usable = whole if enough else textured",
         "usable = textured",
         (
             "tests/data_prep/denoise/test_noise.py::test_clipping_reads_low_elsewhere_is_worked_around_and_is_warned_of",
