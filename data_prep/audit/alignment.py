@@ -46,8 +46,10 @@ def thumbnail(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     Args:
         image: (height, width), any range; sides smaller than THUMBNAIL are interpolated.
     """
-    image = np.asarray(image, np.float32)
-    small = _sampling(image.shape[0]) @ image @ _sampling(image.shape[1]).T
+    small = np.asarray(image, np.float32)
+    # A side at a time: OpenCV averages areas only where no side grows.
+    for sides in ((THUMBNAIL, small.shape[0]), (THUMBNAIL, THUMBNAIL)):
+        small = cv2.resize(small, sides, interpolation=cv2.INTER_AREA)
     low, high = float(small.min()), float(small.max())
     return np.rint((small - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
 
@@ -65,12 +67,13 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     """
     pixels = _in_pixels(matrix)
     moved, seen = _laid_under(whole, pixels)
-    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(moved, *_ALIGNED_BY)
-    inverted = bool((ours * theirs)[seen].sum() < 0)
-    sign = np.float32(-1 if inverted else 1)
+    inverted = bool((_detail(part, *_ALIGNED_BY) * _detail(moved, *_ALIGNED_BY))[seen].sum() < 0)
+    if inverted:
+        part = 255 - part  # uint8 stays uint8
+    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(_toned(moved, part, seen), *_ALIGNED_BY)
     start, mask = np.eye(2, 3, dtype=np.float32), seen.astype(np.uint8)
     try:
-        _, step = cv2.findTransformECC(ours, sign * theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
+        _, step = cv2.findTransformECC(ours, theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
     except cv2.error:  # it does not converge
         return None
     pixels = pixels @ np.vstack([step, [0, 0, 1]])
@@ -80,21 +83,34 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     moved, seen = _laid_under(whole, pixels)
     # Enlarging a crop blurs it: the part is blurred as much, so that neither has detail that the other lacks.
     enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
-    ours = _detail(_smooth(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
-    theirs = _detail(_smooth(moved, 0.5), *_COMPARED)
-    correlation = _tiles(ours, sign * theirs, seen)
+    blurred = _smooth(part.astype(np.float32), 0.5 * enlarged)
+    moved = _smooth(moved, 0.5)
+    correlations = [
+        _tiles(_detail(a, *_COMPARED), _detail(_toned(b, a, seen), *_COMPARED), seen)
+        for a, b in ((blurred, moved), (moved, blurred))
+    ]
+    correlation = max((c for c in correlations if c is not None), default=None)
     return None if correlation is None else Alignment(refined, inverted, correlation)
 
 
-def _sampling(source: int) -> Array:
-    """(THUMBNAIL, source) weights that average, or interpolate, a side.
+def _toned(image: Array, like: NDArray, seen: NDArray[np.bool_]) -> Array:
+    """`image` with the grey levels that pixels of the same rank have in `like`: histogram specification.
 
-    Each target pixel is a tent as wide as the larger of the two pixels, so that shrinking does not alias.
+    It undoes what changed each grey level by itself, equalisation above all, whose curve is too steep at the skin for
+    local contrast to even out.
+
+    Args:
+        image, like: (n, n), 0 to 255.
+        seen: which pixels are ranked.
     """
-    step = source / THUMBNAIL
-    centres = (np.arange(THUMBNAIL) + 0.5) * step - 0.5
-    weights = np.maximum(1.0 - np.abs(np.arange(source) - centres[:, None]) / max(step, 1.0), 0.0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    levels = np.arange(256)
+
+    def ranks(values: NDArray) -> NDArray[np.float64]:
+        counts = np.bincount(np.rint(values[seen]).astype(np.uint8), minlength=256)
+        return np.cumsum(counts) - counts / 2
+
+    curve = np.interp(ranks(image), ranks(like), levels)
+    return np.interp(image, levels, curve).astype(np.float32)
 
 
 def _detail(image: NDArray, fine: float, coarse: float) -> Array:

@@ -100,7 +100,10 @@ class KeypointIndex:
         hit = nearest[row, column]
         owner = self._owner[0][hit]
         if own:
-            row, hit, owner = (values[owner != number] for values in (row, hit, owner))
+            row, column, hit, owner = (values[owner != number] for values in (row, column, hit, owner))
+        # In each image a keypoint has one likeness, the nearest.
+        _, nearest_in = np.unique(np.stack([row, owner]), axis=1, return_index=True)
+        row, hit, owner = row[nearest_in], hit[nearest_in], owner[nearest_in]
         numbers, votes = np.unique(owner, return_counts=True)
         found = []
         for place in np.argsort(-votes, kind="stable")[:_LOOKED_AT]:
@@ -120,7 +123,7 @@ def _fit(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[NDArra
     RANSAC of OpenCV, whose draws are the same each time.
     """
     matrix, inliers = cv2.estimateAffine2D(
-        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=500, confidence=0.995
+        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=2000, confidence=0.995
     )
     if matrix is None or not np.isfinite(matrix).all():
         return None
