@@ -32,7 +32,8 @@ class Alignment:
         matrix: float64 (2, 3), maps (x, y, 1) in units of the sides of one to x and y of the other.
         inverted: whether bright and dark are swapped.
         correlation: of the fine detail, -1 to 1: what three fifths of the tiles exceed that have some in both, so that
-            text, borders and what a window clips do not count.
+            text, borders and what a window clips do not count. The highest of three: of the images as they are, for
+            a white border shifts all ranks, and of either with the other's grey levels.
     """
 
     matrix: NDArray[np.float64]
@@ -85,12 +86,16 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
     blurred = _smooth(part.astype(np.float32), 0.5 * enlarged)
     moved = _smooth(moved, 0.5)
-    correlations = [
-        _tiles(_detail(a, *_COMPARED), _detail(_toned(b, a, seen), *_COMPARED), seen)
-        for a, b in ((blurred, moved), (moved, blurred))
+    compared = [
+        _tiles(_detail(a, *_COMPARED), _detail(b, *_COMPARED), seen)
+        for a, b in (
+            (blurred, moved),
+            (blurred, _toned(moved, blurred, seen)),
+            (moved, _toned(blurred, moved, seen)),
+        )
     ]
-    correlation = max((c for c in correlations if c is not None), default=None)
-    return None if correlation is None else Alignment(refined, inverted, correlation)
+    found = [correlation for correlation in compared if correlation is not None]
+    return Alignment(refined, inverted, max(found)) if found else None
 
 
 def _toned(image: Array, like: NDArray, seen: NDArray[np.bool_]) -> Array:

@@ -14,6 +14,8 @@ from data_prep.audit.keypoints import DIMENSIONS, Keypoints
 
 # Descriptors that are compared with all others, exactly; of more, approximately.
 _EXACT = 8_000
+# Images that are added together; bounds memory.
+_ADDED = 64
 # Neighbours of a keypoint, those within its own image among them.
 _NEIGHBOURS = 12
 # Images that are looked at for a map, the most neighbours first, and the fewest keypoints that must agree on one.
@@ -69,12 +71,14 @@ class KeypointIndex:
 
     def add(self, keypoints: Iterable[Keypoints]) -> None:
         """Adds images, numbered on from those that are there."""
-        for image in keypoints:
-            self._owner.append(np.full(len(image.points), self._images, np.int32))
-            self._points.append(image.points.astype(np.float16))
-            self._images += 1
-            if len(image.points):
-                self._index.add(image.descriptors)
+        for some in blocks(keypoints, _ADDED):
+            for image in some:
+                self._owner.append(np.full(len(image.points), self._images, np.int32))
+                self._points.append(image.points.astype(np.float16))
+                self._images += 1
+            descriptors = np.concatenate([image.descriptors for image in some])
+            if len(descriptors):
+                self._index.add(descriptors)
 
     def candidates(
         self, keypoints: Sequence[Keypoints], pool: ThreadPoolExecutor, first: int | None = None
