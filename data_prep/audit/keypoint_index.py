@@ -18,7 +18,7 @@ _EXACT = 8_000
 _ADDED = 64
 # Neighbours of a keypoint, those within its own image among them.
 _NEIGHBOURS = 12
-# Images that are looked at for a map, the most neighbours first, and the fewest keypoints that must agree on one.
+# Images that are looked at for a map, the most and nearest neighbours first, and the fewest keypoints that must agree on one.
 _LOOKED_AT = 10
 _AGREE = 8
 # How far apart keypoints may be that agree, in units of a side.
@@ -99,20 +99,21 @@ class KeypointIndex:
         if not len(image.points) or not self._index.ntotal:
             return []
         faiss.omp_set_num_threads(1)  # of this thread: the pool has one a core
-        nearest = self._index.search(image.descriptors, min(_NEIGHBOURS, self._index.ntotal))[1]
+        distances, nearest = self._index.search(image.descriptors, min(_NEIGHBOURS, self._index.ntotal))
         row, column = np.nonzero(nearest >= 0)
         hit = nearest[row, column]
+        # What is hardly nearer than the last says little; for which images to look at it counts as little.
+        weight = 1.0 - distances[row, column] / np.maximum(distances.max(axis=1)[row], np.float32(1e-9))
         owner = self._owner[0][hit]
         if own:
-            row, column, hit, owner = (values[owner != number] for values in (row, column, hit, owner))
+            row, hit, owner, weight = (v[owner != number] for v in (row, hit, owner, weight))
         # In each image a keypoint has one likeness, the nearest.
-        _, nearest_in = np.unique(np.stack([row, owner]), axis=1, return_index=True)
-        row, hit, owner = row[nearest_in], hit[nearest_in], owner[nearest_in]
-        numbers, votes = np.unique(owner, return_counts=True)
+        _, likeness = np.unique(np.stack([row, owner]), axis=1, return_index=True)
+        row, hit, owner, weight = (v[likeness] for v in (row, hit, owner, weight))
+        numbers, which, votes = np.unique(owner, return_inverse=True, return_counts=True)
+        numbers, weights = numbers[votes >= _AGREE], np.bincount(which, weight)[votes >= _AGREE]
         found = []
-        for place in np.argsort(-votes, kind="stable")[:_LOOKED_AT]:
-            if votes[place] < _AGREE:
-                break
+        for place in np.argsort(-weights, kind="stable")[:_LOOKED_AT]:
             mine = owner == numbers[place]
             theirs = self._points[0][hit[mine]].astype(np.float32)
             fitted = _fit(image.points[row[mine]], theirs)
