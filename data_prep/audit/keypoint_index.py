@@ -1,5 +1,6 @@
 """Which of many images share keypoints: nearest neighbours of descriptors, and a map that brings them together."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,8 @@ _EXACT = 8_000
 _ADDED = 64
 # Neighbours of a keypoint, those within its own image among them.
 _NEIGHBOURS = 12
-# Images that are looked at for a map, the most and nearest neighbours first, and the fewest keypoints that must agree on one.
+# Images that are looked at for a map, the most and nearest neighbours first, and the fewest keypoints that must agree
+# on one.
 _LOOKED_AT = 10
 _AGREE = 8
 # How far apart keypoints may be that agree, in units of a side.
@@ -59,11 +61,8 @@ class KeypointIndex:
         if total > _EXACT and len(sample) > _EXACT / 2:
             lists = int(min(4 * total**0.5, len(sample) / 64, 8192))
             self._index = faiss.index_factory(DIMENSIONS, f"PCA64,IVF{lists},PQ32x4fs")
-            # k-means adds up in the order of its threads: by one, so that the cores of a machine change nothing.
-            threads = faiss.omp_get_max_threads()
-            faiss.omp_set_num_threads(1)
-            self._index.train(sample)
-            faiss.omp_set_num_threads(threads)
+            with _one_thread():
+                self._index.train(sample)
             faiss.extract_index_ivf(self._index).nprobe = 8
         self._owner: list[NDArray[np.int32]] = []
         self._points: list[NDArray[np.float16]] = []
@@ -78,7 +77,8 @@ class KeypointIndex:
                 self._images += 1
             descriptors = np.concatenate([image.descriptors for image in some])
             if len(descriptors):
-                self._index.add(descriptors)
+                with _one_thread():
+                    self._index.add(descriptors)
 
     def candidates(
         self, keypoints: Sequence[Keypoints], pool: ThreadPoolExecutor, first: int | None = None
@@ -120,6 +120,17 @@ class KeypointIndex:
             if fitted is not None:
                 found.append(Candidate(number, int(numbers[place]), *fitted))
         return sorted(found, key=lambda candidate: (-candidate.agree, candidate.known))
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """faiss in one thread: sums depend on how many there are, and the cores of a machine must change nothing."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _fit(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[NDArray[np.float64], int] | None:

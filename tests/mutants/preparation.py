@@ -111,8 +111,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the index learns with all cores",
         "data_prep/audit/keypoint_index.py",
-        "faiss.omp_set_num_threads(1)\n            self",
-        "faiss.omp_set_num_threads(threads)\n            self",
+        "faiss.omp_set_num_threads(1)\n    try",
+        "faiss.omp_set_num_threads(threads)\n    try",
         (
             "tests/data_prep/audit/test_near_duplicates.py"
             "::test_the_cores_of_a_machine_do_not_change_what_the_index_learns",
