@@ -1,16 +1,18 @@
 """How well the near-duplicate search tells copies from other radiographs, and what it costs.
 
     python benchmarks/near_duplicates.py --source=FOLDER [--every=4] [--kinds=mirror,inverted]
+    python benchmarks/near_duplicates.py --source=phantom --every=10
     python benchmarks/near_duplicates.py --images=2000
 
-With `--source`, makes one copy of each kind of every n-th radiograph below FOLDER, squashed to 224x224 as a prepared
-image is, and prints for each kind which share of the copies is found (recall), and which share of the pairs found is
-one copy and its original (precision). Identical files are left out beforehand, and a pair of originals that is found
-without any copy is told by itself: it may be a copy indeed. A crop that shows next to nothing, a standard deviation
-below half of the image's, is drawn again.
+With `--source`, makes one copy of each kind of every n-th radiograph below FOLDER (or phantom), squashed to 224x224 as
+a prepared image is, and prints for each kind which share of the copies is found (recall), and which share of the pairs
+found is one copy and its original (precision). Identical files are left out beforehand, and a pair of originals that is
+found without any copy is told by itself: it may be a copy indeed. A crop that shows next to nothing, a standard
+deviation below half of the image's, is drawn again.
 
-With `--images`, searches that many pictures without copies, and prints time and memory. They are noise of several
-scales in the outline of a limb: as many keypoints as the search keeps at all, and made in milliseconds.
+With `--images`, searches that many pictures without copies, and prints time and memory. They are a hundred phantoms,
+each time under grain of its own, so that all stages have work: keypoints, candidates that share an anatomy, and the
+comparison that refuses them.
 """
 
 import argparse
@@ -123,7 +125,13 @@ def squashed(image: np.ndarray) -> np.ndarray:
 
 
 def originals(source: Path, every: int) -> list[np.ndarray]:
-    """Every n-th radiograph, each content once."""
+    """Every n-th radiograph, each content once; of the phantom every n-th of 200 patients."""
+    if str(source) == "phantom":
+        config = PhantomConfig(seed=2)
+        return [
+            255 * generate_image(CLASS_NAMES[n % 3], patient=n, config=config).noisy.astype(np.float64)
+            for n in range(0, 200, every)
+        ]
     found = {}
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
     for path in files[::every]:

@@ -119,6 +119,27 @@ PREPARATION: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "near copies: grey levels compared as they are",
+        "data_prep/audit/alignment.py",
+        "curve = np.interp(ranks(image), ranks(like), levels)",
+        "curve = levels.astype(np.float64)",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_an_equalised_limb_is_a_copy",),
+    ),
+    Mutant(
+        "near copies: an image of few keypoints not looked at closer",
+        "data_prep/audit/keypoints.py",
+        "_FEW, _CLOSER = 400, 1.4",
+        "_FEW, _CLOSER = 0, 1.4",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_half_of_a_limb_is_looked_at_closer",),
+    ),
+    Mutant(
+        "a transfer syntax that nobody knows read without a word",
+        "data_prep/decode/dicom.py",
+        'if syntax and syntax.type != "Transfer Syntax":',
+        "if False:",
+        ("tests/test_bad_inputs.py::test_bad_files_are_quarantined_each_with_its_reason",),
+    ),
+    Mutant(
         "beam: outcomes in the order in which they come",
         "data_prep/beam/stages.py",
         "[found[index] for index in range(len(job.listed.records))]",
