@@ -21,6 +21,8 @@ _ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
 # Side in pixels of what is compared at a time, how many of these there must be, and which share of them may be less
 # alike than is told.
 _TILE, _TILES, _SPARED = 16, 12, 0.4
+# Least `_crossing` of a tile that is compared.
+_CROSSING = 0.03
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
 
 
@@ -147,20 +149,33 @@ def _laid_under(whole: NDArray[np.uint8], pixels: NDArray[np.float64]) -> tuple[
 
 def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
     """Quantile over tiles of the normalised cross-correlation, or None of too few."""
-    count = THUMBNAIL // _TILE
-
-    def tiled(values: NDArray) -> NDArray:
-        return values.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count * count, -1)
-
-    a, b = tiled(ours), tiled(theirs)
+    a, b = _tiled(ours), _tiled(theirs)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped.
-    used = (tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE)
+    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped. One with
+    # nothing but a straight edge is like all others: limbs of other people would be copies.
+    used = (_tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE) & (_crossing(ours) > _CROSSING)
     if used.sum() < _TILES:
         return None
     alike = (a * b).sum(1)[used] / (norms[0] * norms[1])[used]
     return float(np.quantile(alike, _SPARED))
+
+
+def _tiled(values: NDArray) -> NDArray:
+    """(n, n) to (tiles, pixels)."""
+    count = THUMBNAIL // _TILE
+    return values.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count * count, -1)
+
+
+def _crossing(image: Array) -> Array:
+    """Of each tile how much it changes along its edges for what it changes across them, 0 to 1.
+
+    The ratio of the eigenvalues of the structure tensor (Foerstner & Guelch 1987).
+    """
+    x, y = (cv2.Sobel(image, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
+    xx, yy, xy = (_tiled(product).sum(1) for product in (x * x, y * y, x * y))
+    both, apart = xx + yy, np.sqrt((xx - yy) ** 2 + 4 * xy**2)
+    return (both - apart) / np.maximum(both + apart, np.float32(1e-9))
 
 
 # Pixel 0 of a thumbnail lies half a pixel within.

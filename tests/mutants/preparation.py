@@ -126,6 +126,13 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/audit/test_near_duplicates.py::test_an_equalised_limb_is_a_copy",),
     ),
     Mutant(
+        "near copies: tiles with a straight edge alone are compared",
+        "data_prep/audit/alignment.py",
+        "_CROSSING = 0.03",
+        "_CROSSING = -1.0",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_limbs_with_straight_edges_are_no_copies",),
+    ),
+    Mutant(
         "near copies: an image of few keypoints not looked at closer",
         "data_prep/audit/keypoints.py",
         "_FEW, _CLOSER = 400, 1.4",

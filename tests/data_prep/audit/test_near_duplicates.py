@@ -178,6 +178,17 @@ def test_an_equalised_limb_is_a_copy(knees):
         assert copy.correlation > 0.95
 
 
+def test_limbs_with_straight_edges_are_no_copies(knees):
+    """Nothing but edges along the limb is left of what each of them shows."""
+    across = np.abs(np.linspace(-1, 1, 90))
+    limbs = []
+    for knee in knees:
+        limb = np.full((224, 224), 3.0)
+        limb[:, 70:160] += np.clip(_resized(knee, (90, 224)), 0, 250) * np.clip((1 - across) * 4, 0, 1)
+        limbs.append(limb)
+    assert _found(limbs) == []
+
+
 def test_half_of_a_limb_is_looked_at_closer(knees, monkeypatch):
     limb = _limb(knees[3])
     (copy,) = find_copies([limb[:, 112:]], [limb], 1)
