@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
     # Identical pixels under one label would count twice: drop all but the first, or keep.
     config.duplicates = "drop"
 
-    # Near copies (crops, mirror images, rescaled) join groups; the search grows with the square of the number of
+    # Near copies (crops, mirror images, rescaled) join groups; the search takes time in proportion to the number of
     # images. Shortcuts: how well file size, border, age and the like predict the label by themselves.
     config.audit = ConfigDict({"near_duplicates": True, "shortcuts": True})
 

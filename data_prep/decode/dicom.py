@@ -185,6 +185,8 @@ def _present(dataset: pydicom.Dataset, notes: tuple[str, ...], limits: Limits) -
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     big_endian = syntax == ExplicitVRBigEndian
     raw, stream = _frame(dataset, syntax)
+    if syntax and syntax.type != "Transfer Syntax":
+        notes = (*notes, "its transfer syntax is not known; its picture was read as what it looks like")
     photometric = _photometric(dataset, raw)
     bits = _whole_number(dataset, "BitsStored", 8 * raw.itemsize)
     allocated = _whole_number(dataset, "BitsAllocated", 8 * raw.itemsize)

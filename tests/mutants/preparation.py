@@ -112,12 +112,40 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the index learns with all cores",
         "data_prep/audit/keypoint_index.py",
-        "faiss.omp_set_num_threads(1)\n            self",
-        "faiss.omp_set_num_threads(threads)\n            self",
+        "faiss.omp_set_num_threads(1)\n    try",
+        "faiss.omp_set_num_threads(threads)\n    try",
         (
             "tests/data_prep/audit/test_near_duplicates.py"
             "::test_the_cores_of_a_machine_do_not_change_what_the_index_learns",
         ),
+    ),
+    Mutant(
+        "near copies: grey levels compared as they are",
+        "data_prep/audit/alignment.py",
+        "curve = np.interp(ranks(image), ranks(like), levels)",
+        "curve = levels.astype(np.float64)",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_an_equalised_limb_is_a_copy",),
+    ),
+    Mutant(
+        "near copies: tiles with a straight edge alone are compared",
+        "data_prep/audit/alignment.py",
+        "_CROSSING = 0.03",
+        "_CROSSING = -1.0",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_limbs_with_straight_edges_are_no_copies",),
+    ),
+    Mutant(
+        "near copies: an image of few keypoints not looked at closer",
+        "data_prep/audit/keypoints.py",
+        "_FEW, _CLOSER = 400, 1.4",
+        "_FEW, _CLOSER = 0, 1.4",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_half_of_a_limb_is_looked_at_closer",),
+    ),
+    Mutant(
+        "a transfer syntax that nobody knows read without a word",
+        "data_prep/decode/dicom.py",
+        'if syntax and syntax.type != "Transfer Syntax":',
+        "if False:",
+        ("tests/test_bad_inputs.py::test_bad_files_are_quarantined_each_with_its_reason",),
     ),
     Mutant(
         "beam: outcomes in the order in which they come",
