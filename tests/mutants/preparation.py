@@ -30,6 +30,13 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/test_report.py",),
     ),
     Mutant(
+        "shards: a column's feature says nothing",
+        "data_prep/shards.py",
+        "tfds.features.Text(doc=f\"{of_source}: text, empty where it is not known.\")",
+        "tfds.features.Text()",
+        ("tests/data_prep/test_shards.py",),
+    ),
+    Mutant(
         "the cache's key without the spec",
         "data_prep/image_task.py",
         'what = f"{_CACHE_VERSION} {task.spec.to_json()} ',
