@@ -127,7 +127,12 @@ def _prepare(task: ImageTask) -> Prepared | Failed:
         data = _source_bytes(task)
         clean = read_bytes(task.clean, task.limits) if task.clean else b""
         key = _cache_key(data, clean, task)
-        return _cached(task.cache, key) or _compute(data, clean, key, task)
+        cached = _cached(task.cache, key)
+        if cached:
+            return cached
+        radiograph, n_bytes = decode(data, task.limits), len(data)
+        del data  # as large as its picture, of some formats
+        return _compute(radiograph, n_bytes, clean, key, task)
     except DecodeError as error:
         return Failed(str(error))
     except UserError:  # a wrong setting or a full disk: no image is to blame
@@ -186,8 +191,7 @@ def denoising_quality(
     return result
 
 
-def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
-    radiograph = decode(data, task.limits)
+def _compute(radiograph: Radiograph, n_bytes: int, clean: bytes, key: str, task: ImageTask) -> Prepared:
     written = _written(radiograph) if task.burned_in != "ignore" else ()
     if written and task.burned_in == "quarantine":
         raise DecodeError(f"{'; '.join(written)} (privacy.burned_in)")
@@ -202,7 +206,7 @@ def _compute(data: bytes, clean: bytes, key: str, task: ImageTask) -> Prepared:
         key=key,
         sha256=content_hash(radiograph.pixels),
         pixels_sha256=content_hash(done.image),
-        n_bytes=len(data),
+        n_bytes=n_bytes,
         width=width,
         height=height,
         bits=radiograph.bits,

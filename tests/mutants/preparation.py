@@ -32,7 +32,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "shards: a column's feature says nothing",
         "data_prep/shards.py",
-        "tfds.features.Text(doc=f\"{of_source}: text, empty where it is not known.\")",
+        'tfds.features.Text(doc=f"{of_source}: text, empty where it is not known.")',
         "tfds.features.Text()",
         ("tests/data_prep/test_shards.py",),
     ),
@@ -191,7 +191,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "padding kept as if it were measured",
         "data_prep/decode/dicom.py",
-        "pixels = np.where(padding, pixels[~padding].min(), pixels)",
+        "levels = np.where(padding, levels[~padding].min(), levels)",
         "pass",
         (_DICOM,),
     ),
@@ -212,8 +212,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "lossy overshoot wrapped",
         "data_prep/decode/stored.py",
-        "return np.clip(values, low, high).astype(np.int32)",
-        "return (values & (2**bits - 1)).astype(np.int32)",
+        "stored[rows] = np.clip(values, low, high)",
+        "stored[rows] = values & (2**bits - 1)",
         (f"{_DICOM}::test_lossy_overshoot_is_clipped_not_wrapped",),
     ),
     Mutant(
@@ -550,6 +550,20 @@ PREPARATION: tuple[Mutant, ...] = (
         "count += (dy < _N1) & (dx < _N1)",
         "count += (dy < 1) & (dx < 1)",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
+    ),
+    Mutant(
+        "BM3D's strips see too little around them",
+        "data_prep/denoise/bm3d/strips.py",
+        "return 2 * (stage.search_window // 2) + stage.block_size",
+        "return stage.search_window // 2 + stage.block_size",
+        (f"{_BM3D}::test_strips_of_a_large_image_are_as_the_whole_to_the_bit",),
+    ),
+    Mutant(
+        "a window's picture counted in values",
+        "data_prep/decode/presentation.py",
+        "between = pixels[(values > low) & (values < high)].sum()",
+        "between = pixels.sum() * ((values > low) & (values < high)).mean()",
+        (f"{_DICOM}::test_what_a_window_shows_is_counted_in_pixels_not_in_values",),
     ),
     Mutant(
         "BM3D's groups unweighted",

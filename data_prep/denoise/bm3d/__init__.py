@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
@@ -67,13 +68,25 @@ def bm3d(
     # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
     middle = low + (high - low) / 2
-    padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
-    normalised = np.empty(padded.shape, np.float32)
-    # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
-    np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
-    normalised /= np.float32(sigma)
-    clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
-    return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
+
+    def filtered(image: np.ndarray) -> np.ndarray:
+        padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+        normalised = np.empty(padded.shape, np.float32)
+        # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
+        np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
+        del padded
+        normalised /= np.float32(sigma)
+        clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
+        return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
+
+    if backend != "numba":  # its memory grows with the image
+        return filtered(image)
+    result = np.empty(image.shape, np.float32)
+    height, width = image.shape
+    for strip in strips_of(height, width, profile):
+        kept = slice(strip.first - strip.top, strip.end - strip.top)
+        result[strip.first : strip.end] = filtered(image[strip.top : strip.bottom])[kept]
+    return result
 
 
 def _missing(size: int, profile: Profile) -> int:

@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data_prep.denoise.bm3d import FAST, NP, Profile, Stage, bm3d
+from data_prep.denoise.bm3d import FAST, NP, PROFILES, Profile, Stage, bm3d
 from data_prep.denoise.bm3d.numba_backend import denoise
+from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.bm3d.transforms import block_transform, haar_matrix, kaiser_window, overlap_correlation
 from osteojax.errors import UserError
 
@@ -235,6 +236,24 @@ def test_the_input_is_left_alone():
     before = noisy.copy()
     bm3d(noisy, 20.0)
     np.testing.assert_array_equal(noisy, before)
+
+
+@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("height", [389, 801])
+def test_strips_of_a_large_image_are_as_the_whole_to_the_bit(profile, height, monkeypatch):
+    noisy = noisy_scene(height, 40)
+    whole = bm3d(noisy, 20.0, profile=profile)
+    cut = list(strips_of(height, 40, PROFILES[profile], pixels=1))
+    assert len(cut) >= 2
+    assert [row for strip in cut for row in range(strip.first, strip.end)] == list(range(height))
+    monkeypatch.setattr("data_prep.denoise.bm3d.strips_of", lambda height, width, profile: cut)
+    np.testing.assert_array_equal(bm3d(noisy, 20.0, profile=profile), whole)
+
+
+def test_only_large_images_are_cut_and_strips_are_bounded():
+    assert len(list(strips_of(4096, 4096, FAST))) == 1
+    strips = list(strips_of(10_000, 10_000, FAST))
+    assert max(strip.bottom - strip.top for strip in strips) * 10_000 <= 2**24
 
 
 def _denoise_seeded(seed: int) -> bytes:
