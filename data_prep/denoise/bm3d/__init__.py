@@ -8,12 +8,12 @@ import math
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.profiles import FAST, FASTER, NP, PROFILES, Profile, Stage
 from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
-__all__ = ["FAST", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
+__all__ = ["FAST", "FASTER", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
 
 # Below this share of the image's range sigma is lost in float32, whose relative precision is 6e-8.
 _NEGLIGIBLE_SIGMA = 1e-7
@@ -31,7 +31,7 @@ def bm3d(
             (`data_prep.denoise.pixels`), any size from 1x1 up, any memory layout. A side shorter than a block is
             extended by reflection while filtering.
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
-        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
+        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), "faster", or a
             `Profile`. The backend "package" has its own parameters instead.
         backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
             "package" (the `bm3d` package's own `np`, as a reference; closed and not for commercial use).

@@ -159,7 +159,7 @@ def test_haar_is_orthonormal():
         np.testing.assert_allclose(haar_matrix(size) @ haar_matrix(size).T, np.eye(size), atol=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 def test_denoises(profile):
     clean = scene(96, 96)
     noisy = noisy_scene(96, 96)
@@ -196,7 +196,7 @@ def test_a_shifted_image_gives_the_shifted_result():
     assert inside.max() < 1e-3
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e6, 65535])
 def test_a_constant_image_is_unchanged(profile, value):
     image = np.full((21, 34), value)
@@ -210,7 +210,7 @@ def test_without_noise_nothing_changes():
     np.testing.assert_allclose(bm3d(image, 1e-3), image, atol=1e-2)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (7, 60), (8, 8), (9, 13), (50, 2), (61, 47)])
 def test_any_size(shape, profile):
     noisy = 100 + np.random.default_rng(0).normal(0, 20, shape)
@@ -238,7 +238,7 @@ def test_the_input_is_left_alone():
     np.testing.assert_array_equal(noisy, before)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("height", [389, 801])
 def test_strips_of_a_large_image_are_as_the_whole_to_the_bit(profile, height, monkeypatch):
     noisy = noisy_scene(height, 40)
@@ -317,7 +317,7 @@ for profile in ("fast", "np"):
         (np.array([[np.inf], [1.0]]), 1.0, {}, "row 0, column 0"),
         (np.zeros((4, 4)), -1.0, {}, "sigma"),
         (np.zeros((4, 4)), float("nan"), {}, "sigma"),
-        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast"),
+        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast, faster"),
         (np.zeros((4, 4)), 1.0, {"backend": "gpu"}, "unknown backend 'gpu'"),
     ],
 )
