@@ -566,6 +566,20 @@ PREPARATION: tuple[Mutant, ...] = (
         (f"{_DICOM}::test_what_a_window_shows_is_counted_in_pixels_not_in_values",),
     ),
     Mutant(
+        "the cache's whole numbers too short",
+        "data_prep/image_task.py",
+        "np.uint16 if bits < 16 else np.uint32",
+        "np.uint16 if bits < 17 else np.uint32",
+        (f"{_CACHE}::test_the_cache_holds_the_image_to_the_bit_at_every_depth",),
+    ),
+    Mutant(
+        "resizing by bands of other rows",
+        "data_prep/preprocess.py",
+        "narrow[rows] = _scaled(pixels[rows], rows.stop - rows.start, width)",
+        "narrow[rows] = _scaled(pixels[rows.start // 2 :][: rows.stop - rows.start], rows.stop - rows.start, width)",
+        ("tests/data_prep/test_preprocess.py::test_resizing_band_by_band_is_resizing_at_once",),
+    ),
+    Mutant(
         "BM3D's groups unweighted",
         "data_prep/denoise/bm3d/numba_backend.py",
         "weight = np.float32(1) / left",

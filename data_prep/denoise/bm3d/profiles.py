@@ -157,7 +157,7 @@ FAST = dataclasses.replace(
 )
 
 # Four in ten of the candidates in both stages, and the first stage's group size in the second too. A smaller window has
-# fewer than 16 offsets on the lattice of 6 pixels, and loses ten times as much on smooth images.
+# fewer than 16 offsets on the lattice of 6 pixels, and loses five times as much.
 FASTER = dataclasses.replace(
     FAST,
     name="faster",
