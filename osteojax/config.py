@@ -41,7 +41,9 @@ def find(path: str) -> Path:
         candidates += [folder.joinpath(*given.parts[1:]) for folder in shipped]
         # A name without the kind's folder will do: `configs/demo.py`.
         candidates += [
-            folder / kind / given.name for folder in shipped for kind in ("prep", "train", "sweeps")
+            folder / kind / given.name
+            for folder in shipped
+            for kind in ("prep", "train", "sweeps", "baselines")
         ]
     for candidate in candidates:
         if candidate.is_file():

@@ -34,6 +34,7 @@ FLOORS = {
     "osteojax.explain": 2,
     "osteojax.run": 2,
     "osteojax.train": 3,
+    "osteojax.baselines": 4,
     "osteojax.evaluate": 4,
     "osteojax.export": 3,
     "osteojax.predict": 4,

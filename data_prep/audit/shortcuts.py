@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from data_prep.audit.record import AuditRecord
 
@@ -128,7 +129,9 @@ def _predict(
         ),
     }[model]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return cross_val_predict(classifier, features, labels, groups=group, cv=splitter)
+    # Threads do not pay for problems of this size, and the last digits would depend on how many there are.
+    with threadpool_limits(1):
+        return cross_val_predict(classifier, features, labels, groups=group, cv=splitter)
 
 
 def _interval(

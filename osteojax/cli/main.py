@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from osteojax.cli import (
     audit,
+    baselines,
     compare,
     compile_check,
     convert,
@@ -39,6 +40,7 @@ COMMANDS = (
     show_augment,
     train,
     probe,
+    baselines,
     evaluate,
     predict,
     compare,

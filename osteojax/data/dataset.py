@@ -19,6 +19,8 @@ Example = dict[str, Any]
 # In place of a split, where a run validates nothing.
 NO_SPLIT = "none"
 NO_FOLD = folds.NONE
+# What an example has beside its metadata.
+IDENTITY = frozenset({"image", "label", "id", "file", "patient_id", "group"})
 
 
 @runtime_checkable
@@ -149,6 +151,37 @@ class Some(Examples):
         assert isinstance(self._source, Split)
         everything = self._source.identities()
         return [everything[place] for place in self._places]
+
+
+class Joined(Examples):
+    """The examples of several sources, one source after the other.
+
+    Args:
+        parts: sources that `PreparedDataset.source` gives, at least one.
+    """
+
+    def __init__(self, parts: Sequence["Split | Some"]) -> None:
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
+        """The examples at these places."""
+        places = np.asarray(indices, np.int64)
+        found: list[Example] = [{} for _ in places]
+        owner = np.searchsorted(self._ends, places, side="right")
+        for number, part in enumerate(self._parts):
+            mine = np.flatnonzero(owner == number)
+            first = self._ends[number] - len(part)
+            for at, example in zip(mine, part.__getitems__((places[mine] - first).tolist()), strict=True):
+                found[at] = example
+        return found
+
+    def identities(self) -> list[Example]:
+        """See `Split.identities`."""
+        return [example for part in self._parts for example in part.identities()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from osteojax import leaky
-from osteojax.data.dataset import Example, PreparedDataset
+from osteojax.data.dataset import IDENTITY, Example, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.evaluate import external, trust
 from osteojax.evaluate.figures import draw_figures
@@ -166,7 +166,7 @@ def folder_name(split: str, run: Run, fingerprint: str, *, tta: bool = False) ->
 
 def metadata_of(examples: list[Example]) -> dict[str, list[Any]]:
     """Metadata column -> value of each example."""
-    names = examples[0].keys() - {"image", "label", "id", "file", "patient_id", "group"}
+    names = examples[0].keys() - IDENTITY
     return {name: [example[name] for example in examples] for name in sorted(names)}
 
 

@@ -1,5 +1,7 @@
 """Differences that are paired: the same patients are drawn for both (Efron and Tibshirani 1993, ch. 8 and 16)."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float
 
@@ -26,3 +28,22 @@ def bootstrapped(differences: Float[np.ndarray, " weightings"]) -> Known:
     low, high = np.percentile(drawn, [tail, 100 - tail])
     beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
     return float(value), float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (len(drawn) + 1)))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """P-values corrected for their number (Holm 1979)."""
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
+        corrected[name] = largest
+    return corrected
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
+    """A value with its interval, for a cell of a table: "0.512 [0.430, 0.594]"; "-" for what is not known."""
+    if value is None:
+        return "-"
+    form = "+.3f" if sign else ".3f"
+    interval = "-" if low is None or high is None else f"{low:{form}}, {high:{form}}"
+    return f"{value:{form}} [{interval}]"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from osteojax import leaky
-from osteojax.metrics.difference import bootstrapped
+from osteojax.metrics.difference import bootstrapped, holm
 from osteojax.metrics.predictions import Predictions
 from osteojax.metrics.registry import scalar, scalars
 from osteojax.metrics.score import with_intervals
@@ -143,13 +143,3 @@ def _estimates(predicted: Sequence[Said]) -> dict[str, Estimate]:
 
 def _value(one: Said, metric: str) -> float:
     return float(scalar(metric).function(Predictions.unweighted(one.logits, one.labels))[0])
-
-
-def holm(p: Mapping[str, float]) -> dict[str, float]:
-    """P-values corrected for their number (Holm 1979)."""
-    corrected: dict[str, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p, key=lambda name: p[name])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
-        corrected[name] = largest
-    return corrected

@@ -6,6 +6,7 @@ from pathlib import Path
 from osteojax import leaky
 from osteojax import page as pages
 from osteojax.files import write_atomically, write_csv
+from osteojax.metrics.difference import with_interval
 from osteojax.metrics.registry import METRICS, scalars
 from osteojax.sweep.compare import Estimate, Row
 from osteojax.sweep.execute import Outcome
@@ -45,11 +46,7 @@ def cells(row: Row, metric: str) -> tuple[str, ...]:
 
 
 def _estimate(of: Estimate, *, sign: bool = False) -> str:
-    if of.value is None:
-        return "-"
-    form = "+.3f" if sign else ".3f"
-    interval = "-" if of.low is None or of.high is None else f"{of.low:{form}}, {of.high:{form}}"
-    return f"{of.value:{form}} [{interval}]"
+    return with_interval(of.value, of.low, of.high, sign=sign)
 
 
 def metrics_shown(sweep: Sweep) -> list[str]:

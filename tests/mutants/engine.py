@@ -713,4 +713,11 @@ ENGINE: tuple[Mutant, ...] = (
         "if False:",
         ("tests/osteojax/evaluate/test_evaluate.py",),
     ),
+    Mutant(
+        "evaluate: of runs that started from other weights one is asked what it learned from",
+        "osteojax/evaluate/evaluate.py",
+        """run.tested, str(run.record["origin"].get("weights"))): run""",
+        "run.tested): run",
+        ("tests/osteojax/evaluate/test_near_copies.py",),
+    ),
 )

@@ -14,6 +14,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.mutants.baselines import BASELINES
 from tests.mutants.engine import ENGINE
 from tests.mutants.explain import EXPLAIN
 from tests.mutants.feed import FEED
@@ -27,7 +28,19 @@ from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*ENGINE, *EXPLAIN, *FEED, *PREPARATION, *PRIVACY, *PROBE, *RECIPES, *SEARCH, *SPLITS, *TRANSFER)
+MUTANTS = (
+    *BASELINES,
+    *ENGINE,
+    *EXPLAIN,
+    *FEED,
+    *PREPARATION,
+    *PRIVACY,
+    *PROBE,
+    *RECIPES,
+    *SEARCH,
+    *SPLITS,
+    *TRANSFER,
+)
 # pytest's exit status when tests ran and some failed; 2 to 5 would mean that nothing was proved.
 TESTS_FAILED = 1
 # A mutant that loops for ever is noticed too: by whoever waits for the tests.

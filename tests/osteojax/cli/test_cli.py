@@ -12,6 +12,7 @@ COMMANDS = (
     "show-augment",
     "train",
     "probe",
+    "baselines",
     "evaluate",
     "predict",
     "compare",

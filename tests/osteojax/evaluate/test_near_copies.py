@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from data_prep.preprocess import PreprocessSpec
 from data_prep.shards import Example, write_shards
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
-from osteojax.evaluate import external
+from osteojax.evaluate import evaluate, external
 from osteojax.evaluate.evaluate import evaluate_run
 from osteojax.evaluate.near_copies import near_copies
 from osteojax.train.loop import train
@@ -143,3 +144,29 @@ def test_of_several_runs_the_most_is_told():
         "near_copies": None,
     }
     assert external.together([found(0, []), {"checked": False}]) == {"checked": False}
+
+
+@pytest.mark.parametrize(
+    ("weights", "asked"),
+    [
+        ((None, None), ["b"]),
+        (({"sha256": "1"}, {"sha256": "2"}), ["a", "b"]),
+        ((None, {"sha256": "2"}), ["a", "b"]),
+    ],
+)
+def test_runs_of_other_weights_are_each_asked(hospitals, monkeypatch, weights, asked):
+    record = {"class_names": [], "preprocessing": {}, "dataset_fingerprint": "theirs"}
+    runs = [
+        SimpleNamespace(workdir=name, tested=(None, None), record=record | {"origin": {"weights": of}})
+        for name, of in zip("ab", weights, strict=True)
+    ]
+    seen = []
+
+    def check(run, *arguments, **settings):
+        seen.append(run.workdir)
+        return {"checked": False}
+
+    monkeypatch.setattr(external, "check_overlap", check)
+    other = PreparedDataset.open(hospitals / "other")
+    assert evaluate._overlap(runs, other, "test", allowed=False, search=False) == {"checked": False}
+    assert seen == asked

@@ -1,0 +1,1 @@
+"""Configs of `osteojax baselines`; the docstring of each holds its command."""

@@ -1,0 +1,5 @@
+"""Simple classifiers: one registered function each."""
+
+from osteojax.registry import discover
+
+discover(__name__)

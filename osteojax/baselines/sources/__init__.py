@@ -1,0 +1,5 @@
+"""Sources of features: one registered function each."""
+
+from osteojax.registry import discover
+
+discover(__name__)

@@ -1,0 +1,73 @@
+"""The pooled features of a network that saw none of these images."""
+
+import dataclasses
+
+import jax
+import ml_collections
+import numpy as np
+
+from osteojax import config as configs
+from osteojax.baselines.sources.registry import SOURCES, Table, table
+from osteojax.data.dataset import Examples
+from osteojax.devices.mesh import make_mesh
+from osteojax.errors import UserError
+from osteojax.models import POOL
+from osteojax.models.network import Network
+from osteojax.train import transfer
+from osteojax.train.experiment import read_experiment
+from osteojax.train.initialise import initialise
+
+_ROWS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """The network: `model`, `init`, `weights` and `seed` of an experiment's config.
+
+    Attributes:
+        config: file of the experiment.
+        weights: as the experiment's; its own where empty.
+        init: as the experiment's; its own where empty.
+    """
+
+    config: str = "configs/train/probe_resnet50.py"
+    weights: str = ""
+    init: str = ""
+
+
+@SOURCES.function("embedding", settings=Embedding)
+def embedding(examples: Examples, settings: Embedding) -> Table:
+    """Features (N, F) of the images behind the network's global pooling, in inference mode.
+
+    Raises:
+        UserError: the config or its weights cannot be had, the weights are a run's, which may have learned from what is
+            tested here, or the network pools nothing.
+    """
+    config: ml_collections.ConfigDict = configs.load(settings.config)
+    for key in ("weights", "init"):
+        if getattr(settings, key):
+            config[key] = getattr(settings, key)
+    experiment = read_experiment(config)
+    if transfer.is_run(experiment.weights):
+        raise UserError(
+            f"weights={experiment.weights!r} is a run, which may have learned from what is tested here; name published "
+            "weights, and compare runs with osteojax compare"
+        )
+    model, origin = initialise(experiment, classes=3, devices=1)
+    network = Network(model)
+    if POOL not in network.cuts:
+        raise UserError(
+            f"{origin['architecture']} has no pooled features; choose another model in {settings.config}"
+        )
+    params, stats = jax.device_put(network.init(), make_mesh(1, 1, jax.local_devices()[:1]).devices.item())
+    features = jax.jit(network.cut(POOL).features)
+    found = []
+    for first in range(0, len(examples), _ROWS):
+        places = range(first, min(first + _ROWS, len(examples)))
+        images, _ = examples.read(places)
+        # One shape, one compilation.
+        padded = np.concatenate([images, np.zeros((_ROWS - len(images), *images.shape[1:]), images.dtype)])
+        found.append(np.asarray(features(params, stats, padded), np.float64)[: len(images)])
+    values = np.concatenate(found).reshape(len(examples), -1)
+    names = tuple(f"feature {k}" for k in range(values.shape[1]))
+    return table(names, values, **origin)
