@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from data_prep.bands import bands
 from data_prep.burned_in import find_text, without_text
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
 from data_prep.denoise.anscombe import denoise_poisson_gaussian
@@ -271,6 +272,14 @@ def _resize(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float) -> np
     """To a square, or to what fits into it. Triangle filter widened by the reduction factor, so that nothing aliases
     (Pillow, mode F)."""
     height, width = (side.stop - side.start for side in placement(pixels.shape, spec, pixel_aspect))
+    # Pillow, which copies what it is given, goes over the rows first too.
+    narrow = np.empty((pixels.shape[0], width), np.float32)
+    for rows in bands(*pixels.shape):
+        narrow[rows] = _scaled(pixels[rows], rows.stop - rows.start, width)
+    return _scaled(narrow, height, width)
+
+
+def _scaled(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 

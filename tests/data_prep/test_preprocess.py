@@ -38,6 +38,20 @@ def test_resize_as_jax_image_resize_antialiases(shape):
     np.testing.assert_allclose(image[..., 0], reference, atol=ROUNDING + 1e-5)
 
 
+@pytest.mark.parametrize("aspect", ["squash", "letterbox"])
+def test_resizing_band_by_band_is_resizing_at_once(aspect, monkeypatch):
+    pixels = radiograph(301, 170)
+    spec = PreprocessSpec(aspect=aspect, image_size=56)
+    at_once = preprocess(pixels, spec)
+    monkeypatch.setattr("data_prep.bands._PIXELS", 170 * 13)
+    np.testing.assert_array_equal(preprocess(pixels, spec), at_once)
+    if aspect == "squash":
+        picture = Image.fromarray(pixels.astype(np.float32)).resize((56, 56), Image.Resampling.BILINEAR)
+        resized = np.asarray(picture)
+        expected = (resized - resized.min()) / np.ptp(resized)
+        np.testing.assert_allclose(at_once[..., 0], expected, atol=ROUNDING)
+
+
 def test_result_is_float32_from_0_to_1_in_steps_of_a_4096th():
     image = preprocess(radiograph(), PreprocessSpec())
     assert (image.shape, image.dtype) == ((224, 224, 1), np.float32)

@@ -31,6 +31,13 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/test_report.py",),
     ),
     Mutant(
+        "shards: a column's feature says nothing",
+        "data_prep/shards.py",
+        'tfds.features.Text(doc=f"{of_source}: text, empty where it is not known.")',
+        "tfds.features.Text()",
+        ("tests/data_prep/test_shards.py",),
+    ),
+    Mutant(
         "the cache's key without the spec",
         "data_prep/image_task.py",
         'what = f"{_CACHE_VERSION} {task.spec.to_json()} ',
@@ -213,7 +220,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "padding kept as if it were measured",
         "data_prep/decode/dicom.py",
-        "pixels = np.where(padding, pixels[~padding].min(), pixels)",
+        "levels = np.where(padding, levels[~padding].min(), levels)",
         "pass",
         (_DICOM,),
     ),
@@ -234,8 +241,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "lossy overshoot wrapped",
         "data_prep/decode/stored.py",
-        "return np.clip(values, low, high).astype(np.int32)",
-        "return (values & (2**bits - 1)).astype(np.int32)",
+        "stored[rows] = np.clip(values, low, high)",
+        "stored[rows] = values & (2**bits - 1)",
         (f"{_DICOM}::test_lossy_overshoot_is_clipped_not_wrapped",),
     ),
     Mutant(
@@ -635,6 +642,34 @@ PREPARATION: tuple[Mutant, ...] = (
         "_denoise(noisy, estimate, spec, full_range / 255.0)",
         "_denoise(noisy, estimate, spec, 1.0)",
         ("tests/data_prep/denoise/test_rule.py::test_noise_of_less_than_half_a_grey_level_is_left",),
+    ),
+    Mutant(
+        "BM3D's strips see too little around them",
+        "data_prep/denoise/bm3d/strips.py",
+        "return 2 * (stage.search_window // 2) + stage.block_size",
+        "return stage.search_window // 2 + stage.block_size",
+        (f"{_BM3D}::test_strips_of_a_large_image_are_as_the_whole_to_the_bit",),
+    ),
+    Mutant(
+        "a window's picture counted in values",
+        "data_prep/decode/presentation.py",
+        "between = pixels[(values > low) & (values < high)].sum()",
+        "between = pixels.sum() * ((values > low) & (values < high)).mean()",
+        (f"{_DICOM}::test_what_a_window_shows_is_counted_in_pixels_not_in_values",),
+    ),
+    Mutant(
+        "the cache's whole numbers too short",
+        "data_prep/image_task.py",
+        "np.uint16 if bits < 16 else np.uint32",
+        "np.uint16 if bits < 17 else np.uint32",
+        (f"{_CACHE}::test_the_cache_holds_the_image_to_the_bit_at_every_depth",),
+    ),
+    Mutant(
+        "resizing by bands of other rows",
+        "data_prep/preprocess.py",
+        "narrow[rows] = _scaled(pixels[rows], rows.stop - rows.start, width)",
+        "narrow[rows] = _scaled(pixels[rows.start // 2 :][: rows.stop - rows.start], rows.stop - rows.start, width)",
+        ("tests/data_prep/test_preprocess.py::test_resizing_band_by_band_is_resizing_at_once",),
     ),
     Mutant(
         "BM3D's groups unweighted",

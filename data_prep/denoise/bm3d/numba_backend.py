@@ -40,6 +40,8 @@ _N1 = 8
 _COEFFICIENTS = _N1 * _N1
 # Numbers in the vectors that are written out, and places of a list of matches in each of its lines.
 _LANES = 16
+# Bytes of a line of the cache, and of as many numbers as a vector has.
+_LINE = 64
 # What surrounds an image in matching: no block that reaches into it is near any other.
 _FAR = np.float32(1e15)
 # Above it, squares of differences on a grid come close to those.
@@ -100,12 +102,26 @@ def _plan(stage: Stage, autocovariance: np.ndarray) -> tuple:
         np.float32(stage.tau_match * stage.distance_unit),
         np.float32(stage.distance_floor * stage.distance_unit),
         stage.group_size,
-        forward.astype(np.float32),
-        (window[:, None] * inverse).astype(np.float32),
+        *((m.astype(np.float32), _row_pairs(m)) for m in (forward, window[:, None] * inverse)),
         window.astype(np.float32),
-        shared.astype(np.float32),
+        _aligned(shared.astype(np.float32)),
         reach,
     )
+
+
+def _row_pairs(matrix: np.ndarray) -> np.ndarray:
+    """Of an (8, 8) matrix, float32 (4, 8, 16): eight times each entry of a column in two rows, side by side."""
+    pairs = matrix.astype(np.float32).reshape(_N1 // 2, 2, _N1).swapaxes(1, 2)
+    return _aligned(np.repeat(pairs, _N1, axis=2))
+
+
+def _aligned(values: np.ndarray) -> np.ndarray:
+    """A copy that begins where a line of the cache does, so that no vector of it lies in two."""
+    room = np.empty(values.nbytes + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[:] = values
+    return copy
 
 
 @_compiled
@@ -129,9 +145,11 @@ def _filter_image(
     """One stage over the whole image: grouping, collaborative filtering, aggregation (equations 3 to 12).
 
     `pilot` is the image that blocks are matched on: the noisy one, or the basic estimate for Wiener
-    filtering.
+    filtering. `forward` and `inverse` are matrices and what `_row_pairs` makes of them.
     """
     height, width = z.shape
+    forward, forward_pairs = forward
+    inverse, inverse_pairs = inverse
     radius = 0
     for o in range(len(offsets)):
         radius = max(radius, abs(offsets[o, 0]))
@@ -154,10 +172,8 @@ def _filter_image(
     match = np.empty((_BAND, references, places), np.int32)
     dealt, margin = _deal_columns(pilot, grid, step, radius)
     shifts = _shifts(dealt, offsets)
-    group = np.empty((group_size, _COEFFICIENTS), np.float32)
-    pilot_group = np.empty((group_size, _COEFFICIENTS), np.float32)
-    variance = np.empty((group_size, _COEFFICIENTS), np.float32)
-    shared = np.empty((group_size, _COEFFICIENTS), np.float32)
+    group, pilot_group = _aligned_blocks(group_size), _aligned_blocks(group_size)
+    variance, shared = _aligned_blocks(group_size), _aligned_blocks(group_size)
     pairs = np.empty((group_size // 2) ** 2 + 1, np.int64)
     row = np.empty(group_size, np.int64)
     column = np.empty(group_size, np.int64)
@@ -189,14 +205,14 @@ def _filter_image(
                 column[b] = i * step + offsets[o, 1]
                 start = column[b] * _N1
                 strip = noisy_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                _transform_rows(strip, forward, group[b])
+                _transform_rows(strip, forward_pairs, group[b])
             _haar(group, size)
             _group_variance(row, column, size, overlap, reach, variance, shared, pairs)
             if wiener:
                 for b in range(size):
                     start = column[b] * _N1
                     strip = pilot_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                    _transform_rows(strip, forward, pilot_group[b])
+                    _transform_rows(strip, forward_pairs, pilot_group[b])
                 _haar(pilot_group, size)
                 left = _shrink_wiener(group, pilot_group, variance, size, strength)
             else:
@@ -206,7 +222,7 @@ def _filter_image(
             for b in range(size):
                 start = column[b] * _N1
                 strip = sum_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                _add_block(group[b], inverse, weight, strip)
+                _add_block(group[b], inverse_pairs, weight, strip)
                 weight_ring[row[b] % ring, column[b]] += weight
     while done <= last:
         _finish_row(
@@ -214,6 +230,14 @@ def _filter_image(
         )
         done += 1
     return estimate
+
+
+@_inlined
+def _aligned_blocks(count):
+    """Room for blocks of coefficients, (count, 64); see `_aligned`."""
+    room = np.empty(count * _COEFFICIENTS + _LANES, np.float32)
+    start = (_LINE - room.ctypes.data % _LINE) % _LINE // 4
+    return room[start : start + count * _COEFFICIENTS].reshape((count, _COEFFICIENTS))
 
 
 @_inlined
@@ -516,32 +540,34 @@ def _join_halves(typing_context, overlap, pairs, count, scale, left, right, diff
 
 
 def _mix(context, builder, signature, arguments, accumulate):
-    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k], eight k in one vector."""
+    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k]: eight k of two rows l in one vector.
+
+    `matrix` is as of `_row_pairs`.
+    """
     out, matrix, block = (
         context.make_array(t)(context, builder, a).data
         for t, a in zip(signature.args[:3], arguments[:3], strict=True)
     )
-    scalar = ir.FloatType()
-    line = ir.VectorType(scalar, _N1)
+    line = ir.VectorType(ir.FloatType(), _N1)
     index = ir.IntType(32)
+    twice = ir.Constant(ir.VectorType(index, _LANES), [*range(_N1), *range(_N1)])
 
-    def at(array, n):
-        return builder.gep(array, [index(n)])
+    def line_twice(n):
+        single = builder.load(
+            builder.bitcast(builder.gep(block, [index(_N1 * n)]), line.as_pointer()), align=4
+        )
+        return builder.shuffle_vector(single, ir.Constant(line, ir.Undefined), twice)
 
-    def line_at(array, n):
-        return builder.bitcast(at(array, _N1 * n), line.as_pointer())
-
-    lines = [builder.load(line_at(block, c), align=4) for c in range(_N1)]
-    for row in range(_N1):
+    lines = [line_twice(c) for c in range(_N1)]
+    for pair in range(_N1 // 2):
         total = None
         for c in range(_N1):
-            term = builder.fmul(
-                _splat(builder, builder.load(at(matrix, _N1 * row + c)), _N1), lines[c], flags=_CONTRACT
-            )
+            factors = builder.load(_lanes_at(builder, matrix, index(_LANES * (_N1 * pair + c))), align=4)
+            term = builder.fmul(factors, lines[c], flags=_CONTRACT)
             total = term if total is None else builder.fadd(total, term, flags=_CONTRACT)
-        target = line_at(out, row)
+        target = _lanes_at(builder, out, index(_LANES * pair))
         if accumulate:
-            total = builder.fmul(total, _splat(builder, arguments[3], _N1), flags=_CONTRACT)
+            total = builder.fmul(total, _splat(builder, arguments[3], _LANES), flags=_CONTRACT)
             total = builder.fadd(total, builder.load(target, align=4), flags=_CONTRACT)
         builder.store(total, target, align=4)
     return context.get_dummy_value()

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from data_prep.denoise.bm3d import FAST, NP, Profile, Stage, bm3d
+from data_prep.denoise.bm3d import FAST, NP, PROFILES, Profile, Stage, bm3d
 from data_prep.denoise.bm3d.coloured import WHITE, autocovariance, unlike
 from data_prep.denoise.bm3d.numba_backend import denoise
+from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.bm3d.transforms import block_transform, haar_matrix, kaiser_window, overlap_correlation
 from osteojax.errors import UserError
 
@@ -188,7 +189,7 @@ def test_haar_is_orthonormal():
         np.testing.assert_allclose(haar_matrix(size) @ haar_matrix(size).T, np.eye(size), atol=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 def test_denoises(profile):
     clean = scene(96, 96)
     noisy = noisy_scene(96, 96)
@@ -225,7 +226,7 @@ def test_a_shifted_image_gives_the_shifted_result():
     assert inside.max() < 1e-3
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e6, 65535])
 def test_a_constant_image_is_unchanged(profile, value):
     image = np.full((21, 34), value)
@@ -239,7 +240,7 @@ def test_without_noise_nothing_changes():
     np.testing.assert_allclose(bm3d(image, 1e-3), image, atol=1e-2)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (7, 60), (8, 8), (9, 13), (50, 2), (61, 47)])
 def test_any_size(shape, profile):
     noisy = 100 + np.random.default_rng(0).normal(0, 20, shape)
@@ -265,6 +266,24 @@ def test_the_input_is_left_alone():
     before = noisy.copy()
     bm3d(noisy, 20.0)
     np.testing.assert_array_equal(noisy, before)
+
+
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
+@pytest.mark.parametrize("height", [389, 801])
+def test_strips_of_a_large_image_are_as_the_whole_to_the_bit(profile, height, monkeypatch):
+    noisy = noisy_scene(height, 40)
+    whole = bm3d(noisy, 20.0, profile=profile)
+    cut = list(strips_of(height, 40, PROFILES[profile], pixels=1))
+    assert len(cut) >= 2
+    assert [row for strip in cut for row in range(strip.first, strip.end)] == list(range(height))
+    monkeypatch.setattr("data_prep.denoise.bm3d.strips_of", lambda height, width, profile: cut)
+    np.testing.assert_array_equal(bm3d(noisy, 20.0, profile=profile), whole)
+
+
+def test_only_large_images_are_cut_and_strips_are_bounded():
+    assert len(list(strips_of(4096, 4096, FAST))) == 1
+    strips = list(strips_of(10_000, 10_000, FAST))
+    assert max(strip.bottom - strip.top for strip in strips) * 10_000 <= 2**24
 
 
 def _denoise_seeded(seed: int) -> bytes:
@@ -328,7 +347,7 @@ for profile in ("fast", "np"):
         (np.array([[np.inf], [1.0]]), 1.0, {}, "row 0, column 0"),
         (np.zeros((4, 4)), -1.0, {}, "sigma"),
         (np.zeros((4, 4)), float("nan"), {}, "sigma"),
-        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast"),
+        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast, faster"),
         (np.zeros((4, 4)), 1.0, {"backend": "gpu"}, "unknown backend 'gpu'"),
     ],
 )
