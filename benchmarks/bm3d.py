@@ -6,7 +6,7 @@
     python benchmarks/bm3d.py --sizes full --sigmas 25 --no-peers
     python benchmarks/bm3d.py --sizes 224 --seed 2 # other noise than the profiles were chosen on
 
-White Gaussian noise is added to clean 8-bit images (not clipped). For every image, size and sigma the three
+White Gaussian noise is added to clean 8-bit images (not clipped). For every image, size and sigma the
 denoisers run one after the other in one process; the time is CPU-seconds of the whole process. Images: the
 phantom, those that scikit-image bundles, and, where ../shared/data is present, real radiographs (`R:`).
 """
@@ -114,10 +114,10 @@ def ssim(clean, image):
 
 def compare(sizes, sigmas, few, peers, seed):
     """Prints one line an image and sigma, and one summary a size."""
-    denoisers = {"fast": ours("fast"), "np": ours("np"), "package": package}
+    denoisers = {"fast": ours("fast"), "faster": ours("faster"), "np": ours("np"), "package": package}
     if peers:
         denoisers |= {"nlm": non_local_means, "wavelet": wavelet, "tv": total_variation}
-    for denoiser in (denoisers["fast"], denoisers["np"]):
+    for denoiser in (denoisers["fast"], denoisers["faster"], denoisers["np"]):
         denoiser(np.random.default_rng(0).normal(100.0, 20.0, (64, 64)), 20.0)
     for size in sizes:
         rows = []

@@ -1,16 +1,18 @@
 """How well the near-duplicate search tells copies from other radiographs, and what it costs.
 
     python benchmarks/near_duplicates.py --source=FOLDER [--every=4] [--kinds=mirror,inverted]
+    python benchmarks/near_duplicates.py --source=phantom --every=10
     python benchmarks/near_duplicates.py --images=2000
 
-With `--source`, makes one copy of each kind of every n-th radiograph below FOLDER, squashed to 224x224 as a prepared
-image is, and prints for each kind which share of the copies is found (recall), and which share of the pairs found is
-one copy and its original (precision). Identical files are left out beforehand, and a pair of originals that is found
-without any copy is told by itself: it may be a copy indeed. A crop that shows next to nothing, a standard deviation
-below half of the image's, is drawn again.
+With `--source`, makes one copy of each kind of every n-th radiograph below FOLDER (or phantom), squashed to 224x224 as
+a prepared image is, and prints for each kind which share of the copies is found (recall), and which share of the pairs
+found is one copy and its original (precision). Identical files are left out beforehand, and a pair of originals that is
+found without any copy is told by itself: it may be a copy indeed. A crop that shows next to nothing, a standard
+deviation below half of the image's, is drawn again.
 
-With `--images`, searches that many pictures without copies, and prints time and memory. They are noise of several
-scales in the outline of a limb: as many keypoints as the search keeps at all, and made in milliseconds.
+With `--images`, searches that many pictures without copies, and prints time and memory. They are a hundred phantoms,
+each time under grain of its own, so that all stages have work: keypoints, candidates that share an anatomy, and the
+comparison that refuses them.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, rotate, zoom
@@ -27,6 +30,7 @@ from scipy.ndimage import gaussian_filter, rotate, zoom
 from data_prep.audit.near_duplicates import find_near_duplicates
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
+from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SIDE = 224
@@ -121,7 +125,13 @@ def squashed(image: np.ndarray) -> np.ndarray:
 
 
 def originals(source: Path, every: int) -> list[np.ndarray]:
-    """Every n-th radiograph, each content once."""
+    """Every n-th radiograph, each content once; of the phantom every n-th of 200 patients."""
+    if str(source) == "phantom":
+        config = PhantomConfig(seed=2)
+        return [
+            255 * generate_image(CLASS_NAMES[n % 3], patient=n, config=config).noisy.astype(np.float64)
+            for n in range(0, 200, every)
+        ]
     found = {}
     files = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
     for path in files[::every]:
@@ -151,15 +161,21 @@ def measure(
     )
 
 
-def textures(count: int) -> Iterator[np.ndarray]:
-    """Pictures that are no copies of each other, (SIDE, SIDE) float32."""
-    x = np.linspace(-1, 1, SIDE, dtype=np.float32)
+def pictures(count: int) -> Iterator[np.ndarray]:
+    """Pictures that are no copies of each other, (SIDE, SIDE) float32: few anatomies, each under grain of its own."""
+    side = 128
+    config = PhantomConfig(image_size=(side, side), seed=1)
+    anatomies = [
+        generate_image(CLASS_NAMES[n % 3], patient=n, config=config).clean for n in range(min(count, 100))
+    ]
     for number in range(count):
         rng = np.random.default_rng(number)
-        image = np.zeros((SIDE, SIDE), np.float32)
-        for side in (8, 28, 112):
-            image += zoom(rng.normal(size=(side, side)).astype(np.float32), SIDE / side, order=1)
-        yield image * (np.abs(x + rng.uniform(-0.2, 0.2)) < rng.uniform(0.4, 0.8))
+        grain = sum(
+            cv2.resize(rng.normal(size=(n, n)).astype(np.float32), (side, side))
+            for n in (side // 4, side // 2, side)
+        )
+        picture = 1 + anatomies[number % len(anatomies)].astype(np.float32)
+        yield cv2.resize(picture + np.float32(0.03) * grain, (SIDE, SIDE))
 
 
 def main() -> None:
@@ -174,12 +190,25 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS).replace(", ", "; "), help="some of them, by comma")
     arguments = parser.parse_args()
     if arguments.images:
+        made = [0.0]
+
+        def timed() -> Iterator[np.ndarray]:
+            source = pictures(arguments.images)
+            while True:
+                before = time.thread_time()
+                picture = next(source, None)
+                made[0] += time.thread_time() - before
+                if picture is None:
+                    return
+                yield picture
+
         wall, cpu = time.perf_counter(), time.process_time()
-        found = find_near_duplicates(textures(arguments.images), arguments.images)
+        found = find_near_duplicates(timed(), arguments.images)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(
-            f"{arguments.images} images: {cpu:.0f} CPU-seconds, {wall:.0f} s, peak {peak:.2f} GiB, {len(found)} pairs"
+            f"{arguments.images} images: {cpu - made[0]:.0f} CPU-seconds (and {made[0]:.0f} to make them), "
+            f"{wall:.0f} s, peak {peak:.2f} GiB, {len(found)} pairs"
         )
         return
     images = originals(arguments.source, arguments.every)

@@ -14,7 +14,7 @@ from osteojax.files import write_atomically, write_csv
 
 _COLUMNS = (
     *("file", "label", "patient_id", "group", "split", "id", "sha256", "pixels", "width", "height", "bits"),
-    *("sigma", "noise_warnings", "notes"),
+    *("sigma", "denoising", "noise_warnings", "notes"),
 )
 
 
@@ -22,7 +22,8 @@ _COLUMNS = (
 class Row:
     """One prepared image, as `manifest.csv` has it.
 
-    `split` is empty where none was drawn; `sha256` is of the decoded content, `pixels` of the prepared image. `repeats`
+    `split` is empty where none was drawn; `sha256` is of the decoded content, `pixels` of the prepared image.
+    `denoising` is what was done about the noise (`data_prep.preprocess.Preprocessed`). `repeats`
     are the folds of further deals, in the columns `repeat1`, `repeat2`, ...
     """
 
@@ -38,6 +39,7 @@ class Row:
     height: int
     bits: int
     sigma: float
+    denoising: str = "none"
     noise_warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)

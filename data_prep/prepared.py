@@ -72,6 +72,7 @@ def make_rows(
                 height=done.height,
                 bits=done.bits,
                 sigma=done.sigma,
+                denoising=done.denoising,
                 noise_warnings=done.warnings,
                 notes=done.notes,
                 metadata=image.metadata,

@@ -14,16 +14,19 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from data_prep.bands import bands
 from data_prep.burned_in import find_text, without_text
 from data_prep.decode import DEFAULT_LIMITS, DecodeError, Limits, decode, read_bytes
 from data_prep.denoise.anscombe import denoise_poisson_gaussian
-from data_prep.denoise.noise import estimate_sigma
+from data_prep.denoise.noise import NoiseEstimate, estimate_sigma
 from data_prep.denoise.pixels import check_pixels
 from data_prep.denoise.registry import DenoiseSpec
+from data_prep.denoise.rule import LEFT_ALONE, treatment
 from osteojax.config import Bound, NotNegative, read
 from osteojax.errors import UserError
 
 _VERSION: Literal[3] = 3
+_BEFORE_THERE_WAS_A_CHOICE = {"burned_in": "keep", "denoise_when": "always"}
 _OUT_OF_RANGE = "its pixel values are too large or too close together to be computed with; scale them"
 
 
@@ -35,6 +38,8 @@ class PreprocessSpec:
         denoise: the denoiser and its settings.
         sigma: standard deviation of the noise in grey levels of a range of 255 (the field's convention;
             scaled to the file's full range), or None to estimate it for each image.
+        denoise_when: where `sigma` is estimated, what is denoised: noise that is "known" to be noise, by the rule of
+            `data_prep.denoise.rule`, or "always", whatever the estimate is worth, as before there was that rule.
         noise_model: "gaussian", or "poisson" for raw detector data whose noise grows with brightness: its
             parameters are fitted to each image and the variance is stabilised (`data_prep.denoise.anscombe`);
             images that do not show such noise are denoised as "gaussian". `sigma` is then for those only.
@@ -44,9 +49,9 @@ class PreprocessSpec:
             the darkest value.
         burned_in: "keep" what is written in the picture, or "mask" it before anything else (`data_prep.burned_in`).
         value_bits: the result is rounded to multiples of 2**-value_bits, which is what makes it compress.
-        version: of this record, in which a `burned_in` that is kept is absent. Those of earlier releases are read, and
-            mean the same: version 1 named a BM3D backend where this one names a denoiser, version 2 knew no
-            `denoise_at` and was "native".
+        version: of this record, in which a `burned_in` that is kept and a `denoise_when` that is always are absent.
+            Those of earlier releases are read, and mean the same: version 1 named a BM3D backend where this one names a
+            denoiser, version 2 knew no `denoise_at` and was "native".
     """
 
     denoise: DenoiseSpec = dataclasses.field(default_factory=DenoiseSpec)
@@ -57,6 +62,7 @@ class PreprocessSpec:
     aspect: Literal["squash", "letterbox"] = "squash"
     value_bits: Annotated[int, Bound(low=8, high=23)] = 12
     burned_in: Literal["keep", "mask"] = "keep"
+    denoise_when: Literal["known", "always"] = "always"
     version: Literal[3] = _VERSION
 
     def to_json(self) -> str:
@@ -66,9 +72,9 @@ class PreprocessSpec:
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON-serialisable fields, as the data set's metadata holds it."""
         fields = dataclasses.asdict(self)
-        if self.burned_in == "keep":
-            # As in the datasets of before there was a choice, whose fingerprints hold.
-            del fields["burned_in"]
+        for name, before in _BEFORE_THERE_WAS_A_CHOICE.items():
+            if fields[name] == before:  # the fingerprints of earlier datasets hold
+                del fields[name]
         return fields
 
     @classmethod
@@ -93,7 +99,7 @@ class PreprocessSpec:
             raise UserError(f"a preprocessing spec is a dictionary; got {fields!r:.200}")
         fields = _from_version_1(fields) if fields.get("version") == 1 else fields
         fields = _from_version_2(fields) if fields.get("version") == 2 else fields
-        fields = {"burned_in": "keep", **fields}
+        fields = {**_BEFORE_THERE_WAS_A_CHOICE, **fields}
         if set(fields) != expected or fields["version"] != _VERSION:
             raise UserError(
                 f"a preprocessing spec has the fields {', '.join(sorted(expected))} and version {_VERSION}; got "
@@ -129,6 +135,8 @@ class Preprocessed:
         image: float32 (image_size, image_size, 1) in [0, 1].
         denoised: float32 (height, width), native units, as the spec's denoiser left it: at the native resolution, or
             resized.
+        denoising: what was done about the noise: "none" where the spec has no denoiser, "poisson" by its model, "given"
+            by its sigma, "always" by an estimate whatever it is worth, or what `data_prep.denoise.rule` says.
         sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
         warnings: codes; see `data_prep.denoise.noise`, "not_poisson" where the noise does not grow with brightness as
             the spec has it, and "constant" for an image without any contrast.
@@ -136,6 +144,7 @@ class Preprocessed:
 
     image: Float32[np.ndarray, "size size 1"]
     denoised: Float32[np.ndarray, "height width"]
+    denoising: str
     sigma: float
     warnings: tuple[str, ...]
 
@@ -191,8 +200,7 @@ def preprocess_native(
         raise DecodeError(_OUT_OF_RANGE) from error
     noisy = denoiser_input(masked(pixels, spec), spec, pixel_aspect)
     estimate = estimate_sigma(noisy)
-    sigma = estimate.sigma if spec.sigma is None else spec.sigma * full_range / 255.0
-    denoised, unmodelled = _denoise(noisy, sigma, spec)
+    denoised, denoising, unmodelled = _denoise(noisy, estimate, spec, full_range / 255.0)
     small = denoised if spec.denoise_at == "resized" else _resize(denoised, spec, pixel_aspect)
     image = _min_max(
         _pad(small, placement(pixels.shape, spec, pixel_aspect), spec.image_size), spec.value_bits
@@ -203,6 +211,7 @@ def preprocess_native(
     return Preprocessed(
         image[..., None],
         denoised,
+        denoising,
         estimate.sigma * 255.0 / full_range,
         estimate.codes + unmodelled + constant,
     )
@@ -219,14 +228,26 @@ def denoiser_input(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float
     return _resize(pixels, spec, pixel_aspect) if spec.denoise_at == "resized" else pixels
 
 
-def _denoise(pixels: np.ndarray, sigma: float, spec: PreprocessSpec) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The denoised image, and a warning code where the asked-for noise model does not fit it."""
-    if spec.noise_model == "gaussian" or spec.denoise.name == "none":
-        return spec.denoise(pixels, sigma), ()
-    try:
-        return denoise_poisson_gaussian(pixels, spec.denoise), ()
-    except UserError:  # it does not show such noise; what else is wrong will be so without the model too
-        return spec.denoise(pixels, sigma), ("not_poisson",)
+def _denoise(
+    pixels: np.ndarray, estimate: NoiseEstimate, spec: PreprocessSpec, grey_level: float
+) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    """The denoised image, what was done, and a warning code where the asked-for noise model does not fit it."""
+    if spec.denoise.name == "none":
+        return pixels, "none", ()
+    unmodelled: tuple[str, ...] = ()
+    if spec.noise_model == "poisson":
+        try:
+            return denoise_poisson_gaussian(pixels, spec.denoise), "poisson", ()
+        except UserError:  # it does not show such noise; what else is wrong will be so without the model too
+            unmodelled = ("not_poisson",)
+    if spec.sigma is not None:
+        return spec.denoise(pixels, spec.sigma * grey_level), "given", unmodelled
+    if spec.denoise_when == "always":
+        return spec.denoise(pixels, estimate.sigma), "always", unmodelled
+    found = treatment(pixels, estimate, grey_level=grey_level, coloured=spec.denoise.coloured)
+    if found.name in LEFT_ALONE:
+        return pixels, found.name, unmodelled
+    return spec.denoise(pixels, found.sigma, found.psd), found.name, unmodelled
 
 
 def placement(shape: tuple[int, ...], spec: PreprocessSpec, pixel_aspect: float = 1.0) -> tuple[slice, slice]:
@@ -251,6 +272,14 @@ def _resize(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float) -> np
     """To a square, or to what fits into it. Triangle filter widened by the reduction factor, so that nothing aliases
     (Pillow, mode F)."""
     height, width = (side.stop - side.start for side in placement(pixels.shape, spec, pixel_aspect))
+    # Pillow, which copies what it is given, goes over the rows first too.
+    narrow = np.empty((pixels.shape[0], width), np.float32)
+    for rows in bands(*pixels.shape):
+        narrow[rows] = _scaled(pixels[rows], rows.stop - rows.start, width)
+    return _scaled(narrow, height, width)
+
+
+def _scaled(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 

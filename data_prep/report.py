@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_prep import pictures
+from data_prep.denoise.rule import LEFT_ALONE
 from data_prep.manifest import Row, counts_by_split
 from data_prep.preprocess import PreprocessSpec
 from data_prep.source import Rejected, in_order
@@ -22,6 +23,15 @@ _QUARANTINE_SHOWN = 200
 _PAIRS_PICTURED = 12
 _DENOISED_PICTURED = 3
 _LEVELS_SHOWN = 12
+_DENOISING = {
+    "none": "no denoiser",
+    "white": "denoised, white noise of the estimated sigma",
+    "coloured": "denoised, coloured noise of the estimated spectrum",
+    "poisson": "denoised, Poisson noise fitted to the image",
+    "given": "denoised with the given sigma",
+    "always": "denoised with the estimated sigma, whatever it is worth",
+    **{name: f"left alone, {why}" for name, why in LEFT_ALONE.items()},
+}
 _SECTIONS = {
     "splits": "Splits",
     "preprocessing": "Preprocessing",
@@ -117,6 +127,8 @@ def _noise_table(rows: Sequence[Row], denoising: Mapping[str, float] | None) -> 
         ("estimated sigma, 5th / 50th / 95th percentile", f"{low:.2f} / {middle:.2f} / {high:.2f}")
     ]
     lines += [(f"images with warning {code}", count) for code, count in sorted(codes.items())]
+    done = Counter(row.denoising for row in rows)
+    lines += [(f"images: {_DENOISING[name]}", done[name]) for name in _DENOISING if done[name]]
     if denoising:
         lines += [
             (

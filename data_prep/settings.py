@@ -28,7 +28,7 @@ class DenoiseSection:
         backend, profile: settings of BM3D. A backend "none" stands for the denoiser of that name.
         settings: of other denoisers, by name.
         sigma, noise_model: see `PreprocessSpec`.
-        at: its `denoise_at`.
+        when, at: its `denoise_when`, `denoise_at`.
     """
 
     name: str = "bm3d"
@@ -36,6 +36,7 @@ class DenoiseSection:
     profile: str = "fast"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sigma: Annotated[float, NotNegative] | None = None
+    when: Literal["known", "always"] = "known"
     noise_model: Literal["gaussian", "poisson"] = "gaussian"
     at: Literal["native", "resized"] = "native"
 
@@ -188,9 +189,13 @@ class PrepareSettings:
     @property
     def spec(self) -> PreprocessSpec:
         """What determines the pixels."""
+        denoise = self.denoise.spec()
+        estimated = denoise.name != "none" and self.denoise.sigma is None
         return PreprocessSpec(
-            denoise=self.denoise.spec(),
+            denoise=denoise,
             sigma=self.denoise.sigma,
+            # Of what is not estimated nothing depends on it, and neither does the fingerprint.
+            denoise_when=self.denoise.when if estimated else "always",
             noise_model=self.denoise.noise_model,
             denoise_at=self.denoise.at,
             image_size=self.image_size,

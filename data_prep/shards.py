@@ -43,7 +43,31 @@ class Example:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-_FIXED = ("image", "label", "id", "file", "patient_id", "group")
+# Of the features that every data set has, for whoever opens one without this project: `features.json` holds it.
+_DOCUMENTATION = {
+    "image": tfds.features.Documentation(
+        desc="The radiograph, prepared as the metadata's `preprocessing` says; bright is dense.",
+        value_range="[0, 1], both ends reached unless the image is constant",
+    ),
+    "label": tfds.features.Documentation(
+        desc="The class: the place of its name among the metadata's `class_names`, from 0."
+    ),
+    "id": tfds.features.Documentation(
+        desc="Unique in the data set: the first 16 hexadecimal digits of the SHA-256 of the decoded pixels and their "
+        "shape; -2, -3, ... follows where copies were kept."
+    ),
+    "file": tfds.features.Documentation(
+        desc="Path in the source, with forward slashes, or its pseudonym; the key to manifest.csv."
+    ),
+    "patient_id": tfds.features.Documentation(
+        desc="Whose radiograph it is: as the source's table has it, a pseudonym, or the file where nobody knows."
+    ),
+    "group": tfds.features.Documentation(
+        desc="What the split kept whole: images of one patient, copies of each other, both through others too, "
+        "or what the metadata's `split.by` names."
+    ),
+}
+_FIXED = tuple(_DOCUMENTATION)
 
 
 def metadata_columns(examples: Sequence[Example]) -> dict[str, str]:
@@ -95,18 +119,24 @@ class Layout:
 
     def features(self) -> tfds.features.FeaturesDict:
         """As TFDS describes them."""
-        size = self.image_size
+        size, of = self.image_size, _DOCUMENTATION
         features = {
-            "image": tfds.features.Tensor(shape=(size, size, 1), dtype=np.float32, encoding="bytes"),
-            "label": tfds.features.ClassLabel(names=list(self.class_names)),
-            "id": tfds.features.Text(),
-            "file": tfds.features.Text(),
-            "patient_id": tfds.features.Text(),
-            "group": tfds.features.Text(),
+            "image": tfds.features.Tensor(
+                shape=(size, size, 1), dtype=np.float32, encoding="bytes", doc=of["image"]
+            ),
+            "label": tfds.features.ClassLabel(names=list(self.class_names), doc=of["label"]),
+            "id": tfds.features.Text(doc=of["id"]),
+            "file": tfds.features.Text(doc=of["file"]),
+            "patient_id": tfds.features.Text(doc=of["patient_id"]),
+            "group": tfds.features.Text(doc=of["group"]),
         }
         for column, name in self.columns.items():
-            numeric = column in self.numeric
-            features[name] = tfds.features.Scalar(dtype=np.float32) if numeric else tfds.features.Text()
+            of_source = f"{column!r} of the source's table or of the file's header"
+            if column in self.numeric:
+                doc = f"{of_source}: a number, NaN where it is not known."
+                features[name] = tfds.features.Scalar(dtype=np.float32, doc=doc)
+            else:
+                features[name] = tfds.features.Text(doc=f"{of_source}: text, empty where it is not known.")
         return tfds.features.FeaturesDict(features)
 
     def record(self, example: Example, image: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from data_prep.audit.audit import Audit
+from data_prep.denoise.rule import LEFT_ALONE
 from data_prep.manifest import Row
 from data_prep.patients import patient_warnings
 from data_prep.prepared import PreparedImage
@@ -99,13 +100,33 @@ def split_warnings(rows: Sequence[Row], settings: PrepareSettings) -> list[str]:
 
 
 def noise_warnings(rows: Sequence[Row], settings: PrepareSettings) -> list[str]:
-    """Whether the denoiser was steered by estimates that should not be believed."""
-    if settings.spec.denoise.name == "none" or settings.denoise.sigma is not None:
+    """Whether the denoiser took what may be bone, and which images it was kept off."""
+    denoise = settings.denoise
+    if settings.spec.denoise.name == "none":
         return []
-    doubtful = sum(bool(row.noise_warnings) for row in rows)
-    if not doubtful:
-        return []
-    return [
-        f"the noise of {doubtful} of {len(rows)} images is clipped, correlated or hardly measurable (manifest.csv "
-        "says which): their estimated sigma is no measure of it; denoise.sigma gives one"
-    ]
+    if denoise.sigma is not None:
+        quieter = sum(row.denoising == "given" and row.sigma < denoise.sigma / 2 for row in rows)
+        return (
+            [
+                f"denoise.sigma={denoise.sigma:g} is more than twice the estimated noise of {quieter} of {len(rows)} "
+                "images (sigma of manifest.csv): what exceeds the noise that is there takes trabeculae away and makes "
+                "bone waxy (docs/real_films.md)"
+            ]
+            if quieter
+            else []
+        )
+    doubtful = sum(row.denoising == "always" and bool(row.noise_warnings) for row in rows)
+    unknown = sum(row.denoising in LEFT_ALONE and row.denoising != "left_faint" for row in rows)
+    warnings = []
+    if doubtful:
+        warnings.append(
+            f"the noise of {doubtful} of {len(rows)} images is clipped, correlated or hardly measurable (manifest.csv "
+            "says which): their estimated sigma is no measure of it and steered the denoiser all the same; "
+            "denoise.when=known denoises only noise that is known"
+        )
+    if unknown:
+        warnings.append(
+            f"the noise of {unknown} of {len(rows)} images cannot be told from their texture: they were not denoised "
+            "(denoising of manifest.csv; docs/real_films.md)"
+        )
+    return warnings

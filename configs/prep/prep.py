@@ -20,10 +20,14 @@ def get_config() -> ConfigDict:
     config.denoise = ConfigDict()
     config.denoise.name = "bm3d"  # a denoiser of data_prep/denoise: bm3d, none
     config.denoise.backend = "numba"  # what computes BM3D: numba, jax, or package (the closed reference)
-    config.denoise.profile = "fast"  # of BM3D: fast, or np (the paper's parameters)
+    config.denoise.profile = "fast"  # of BM3D: fast, faster, or np (the paper's parameters)
     config.denoise.settings = ConfigDict()  # of other denoisers: --config.denoise.settings="{'size': 3}"
-    # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image.
+    # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image. More than the
+    # noise that is there makes bone waxy.
     config.denoise.sigma = placeholder(float)
+    # What is denoised by an estimate: noise that is "known" to be noise (docs/real_films.md), or "always", whatever the
+    # estimate is worth.
+    config.denoise.when = "known"
     # gaussian, or poisson for raw detector data: fitted to each image, its variance stabilised.
     config.denoise.noise_model = "gaussian"
     config.denoise.at = "native"  # resolution, as in the paper; resized denoises the small image
@@ -51,7 +55,7 @@ def get_config() -> ConfigDict:
     # Identical pixels under one label would count twice: drop all but the first, or keep.
     config.duplicates = "drop"
 
-    # Near copies (crops, mirror images, rescaled) join groups; the search grows with the square of the number of
+    # Near copies (crops, mirror images, rescaled) join groups; the search takes time in proportion to the number of
     # images. Shortcuts: how well file size, border, age and the like predict the label by themselves.
     config.audit = ConfigDict({"near_duplicates": True, "shortcuts": True})
 

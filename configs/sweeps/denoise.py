@@ -22,4 +22,6 @@ def variants() -> Variants:
     yield "none", {"prep.denoise.name": "none"}
     for profile in ("fast", "np"):
         for at in ("native", "resized"):
-            yield f"bm3d {profile} {at}", {"prep.denoise.profile": profile, "prep.denoise.at": at}
+            # Always: by default films whose noise is not known are left alone, and there would be nothing to compare.
+            prep = {"prep.denoise.profile": profile, "prep.denoise.at": at, "prep.denoise.when": "always"}
+            yield f"bm3d {profile} {at}", prep

@@ -21,6 +21,8 @@ _ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
 # Side in pixels of what is compared at a time, how many of these there must be, and which share of them may be less
 # alike than is told.
 _TILE, _TILES, _SPARED = 16, 12, 0.4
+# Least `_crossing` of a tile that is compared.
+_CROSSING = 0.03
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
 
 
@@ -32,7 +34,8 @@ class Alignment:
         matrix: float64 (2, 3), maps (x, y, 1) in units of the sides of one to x and y of the other.
         inverted: whether bright and dark are swapped.
         correlation: of the fine detail, -1 to 1: what three fifths of the tiles exceed that have some in both, so that
-            text, borders and what a window clips do not count.
+            text, borders and what a window clips do not count. The highest of three: of the images as they are, for
+            a white border shifts all ranks, and of either with the other's grey levels.
     """
 
     matrix: NDArray[np.float64]
@@ -46,8 +49,10 @@ def thumbnail(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     Args:
         image: (height, width), any range; sides smaller than THUMBNAIL are interpolated.
     """
-    image = np.asarray(image, np.float32)
-    small = _sampling(image.shape[0]) @ image @ _sampling(image.shape[1]).T
+    small = np.asarray(image, np.float32)
+    # A side at a time: OpenCV averages areas only where no side grows.
+    for sides in ((THUMBNAIL, small.shape[0]), (THUMBNAIL, THUMBNAIL)):
+        small = cv2.resize(small, sides, interpolation=cv2.INTER_AREA)
     low, high = float(small.min()), float(small.max())
     return np.rint((small - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
 
@@ -65,12 +70,13 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     """
     pixels = _in_pixels(matrix)
     moved, seen = _laid_under(whole, pixels)
-    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(moved, *_ALIGNED_BY)
-    inverted = bool((ours * theirs)[seen].sum() < 0)
-    sign = np.float32(-1 if inverted else 1)
+    inverted = bool((_detail(part, *_ALIGNED_BY) * _detail(moved, *_ALIGNED_BY))[seen].sum() < 0)
+    if inverted:
+        part = 255 - part  # uint8 stays uint8
+    ours, theirs = _detail(part, *_ALIGNED_BY), _detail(_toned(moved, part, seen), *_ALIGNED_BY)
     start, mask = np.eye(2, 3, dtype=np.float32), seen.astype(np.uint8)
     try:
-        _, step = cv2.findTransformECC(ours, sign * theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
+        _, step = cv2.findTransformECC(ours, theirs, start, cv2.MOTION_AFFINE, _STEPS, mask, 1)
     except cv2.error:  # it does not converge
         return None
     pixels = pixels @ np.vstack([step, [0, 0, 1]])
@@ -80,21 +86,38 @@ def align(part: NDArray[np.uint8], whole: NDArray[np.uint8], matrix: NDArray[np.
     moved, seen = _laid_under(whole, pixels)
     # Enlarging a crop blurs it: the part is blurred as much, so that neither has detail that the other lacks.
     enlarged = max(1.0, 1.0 / float(np.linalg.norm(refined[:, :2], axis=0).min()))
-    ours = _detail(_smooth(part.astype(np.float32), 0.5 * enlarged), *_COMPARED)
-    theirs = _detail(_smooth(moved, 0.5), *_COMPARED)
-    correlation = _tiles(ours, sign * theirs, seen)
-    return None if correlation is None else Alignment(refined, inverted, correlation)
+    blurred = _smooth(part.astype(np.float32), 0.5 * enlarged)
+    moved = _smooth(moved, 0.5)
+    compared = [
+        _tiles(_detail(a, *_COMPARED), _detail(b, *_COMPARED), seen)
+        for a, b in (
+            (blurred, moved),
+            (blurred, _toned(moved, blurred, seen)),
+            (moved, _toned(blurred, moved, seen)),
+        )
+    ]
+    found = [correlation for correlation in compared if correlation is not None]
+    return Alignment(refined, inverted, max(found)) if found else None
 
 
-def _sampling(source: int) -> Array:
-    """(THUMBNAIL, source) weights that average, or interpolate, a side.
+def _toned(image: Array, like: NDArray, seen: NDArray[np.bool_]) -> Array:
+    """`image` with the grey levels that pixels of the same rank have in `like`: histogram specification.
 
-    Each target pixel is a tent as wide as the larger of the two pixels, so that shrinking does not alias.
+    It undoes what changed each grey level by itself, equalisation above all, whose curve is too steep at the skin for
+    local contrast to even out.
+
+    Args:
+        image, like: (n, n), 0 to 255.
+        seen: which pixels are ranked.
     """
-    step = source / THUMBNAIL
-    centres = (np.arange(THUMBNAIL) + 0.5) * step - 0.5
-    weights = np.maximum(1.0 - np.abs(np.arange(source) - centres[:, None]) / max(step, 1.0), 0.0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    levels = np.arange(256)
+
+    def ranks(values: NDArray) -> NDArray[np.float64]:
+        counts = np.bincount(np.rint(values[seen]).astype(np.uint8), minlength=256)
+        return np.cumsum(counts) - counts / 2
+
+    curve = np.interp(ranks(image), ranks(like), levels)
+    return np.interp(image, levels, curve).astype(np.float32)
 
 
 def _detail(image: NDArray, fine: float, coarse: float) -> Array:
@@ -126,20 +149,33 @@ def _laid_under(whole: NDArray[np.uint8], pixels: NDArray[np.float64]) -> tuple[
 
 def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
     """Quantile over tiles of the normalised cross-correlation, or None of too few."""
-    count = THUMBNAIL // _TILE
-
-    def tiled(values: NDArray) -> NDArray:
-        return values.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count * count, -1)
-
-    a, b = tiled(ours), tiled(theirs)
+    a, b = _tiled(ours), _tiled(theirs)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped.
-    used = (tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE)
+    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped. One with
+    # nothing but a straight edge is like all others: limbs of other people would be copies.
+    used = (_tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE) & (_crossing(ours) > _CROSSING)
     if used.sum() < _TILES:
         return None
     alike = (a * b).sum(1)[used] / (norms[0] * norms[1])[used]
     return float(np.quantile(alike, _SPARED))
+
+
+def _tiled(values: NDArray) -> NDArray:
+    """(n, n) to (tiles, pixels)."""
+    count = THUMBNAIL // _TILE
+    return values.reshape(count, _TILE, count, _TILE).swapaxes(1, 2).reshape(count * count, -1)
+
+
+def _crossing(image: Array) -> Array:
+    """Of each tile how much it changes along its edges for what it changes across them, 0 to 1.
+
+    The ratio of the eigenvalues of the structure tensor (Foerstner & Guelch 1987).
+    """
+    x, y = (cv2.Sobel(image, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
+    xx, yy, xy = (_tiled(product).sum(1) for product in (x * x, y * y, x * y))
+    both, apart = xx + yy, np.sqrt((xx - yy) ** 2 + 4 * xy**2)
+    return (both - apart) / np.maximum(both + apart, np.float32(1e-9))
 
 
 # Pixel 0 of a thumbnail lies half a pixel within.

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.audit.alignment import THUMBNAIL, thumbnail
+from data_prep.audit.alignment import thumbnail
 from data_prep.audit.near_duplicates import NearDuplicate, find_near_duplicates
 from data_prep.audit.record import AuditRecord
-from data_prep.audit.shortcuts import score_shortcuts
+from data_prep.audit.shortcuts import Look, look_of, score_shortcuts
 from data_prep.split import connected_groups
 
 
@@ -91,33 +91,33 @@ def audit_records(
 
     Args:
         records: the images.
-        load: index of a record -> its (height, width) image in any range; called once for each, in order. 16
-            KiB of each image are kept.
-        near_duplicates: whether to look for copies that are not identical; the number of pairs grows with the
-            square of the number of images.
+        load: index of a record -> its (height, width) image in any range; called once for each, in order. Of each
+            image `find_near_duplicates` keeps about 30 KiB, and the trivial cues 1.
+        near_duplicates: whether to look for copies that are not identical.
         shortcuts: whether to score the trivial cues.
         seed: of the folds and the bootstrap.
     """
-    thumbnails = np.zeros((len(records), THUMBNAIL, THUMBNAIL), np.uint8)
+    looks: list[Look] = []
 
     def images() -> Iterator[NDArray[np.floating]]:
         for index in range(len(records)):
             image = load(index)
-            thumbnails[index] = thumbnail(image)
+            if shortcuts:
+                looks.append(look_of(thumbnail(image)))
             yield image
 
     pairs: list[NearDuplicate] | None = None
     if near_duplicates:
         pairs = _near_duplicates(records, images())
     elif shortcuts:
-        collections.deque(images(), maxlen=0)  # for the thumbnails alone
-    return conclude(records, pairs, thumbnails if shortcuts else None, seed=seed)
+        collections.deque(images(), maxlen=0)  # for the looks alone
+    return conclude(records, pairs, looks if shortcuts else None, seed=seed)
 
 
 def conclude(
     records: Sequence[AuditRecord],
     pairs: Sequence[NearDuplicate] | None,
-    thumbnails: NDArray[np.uint8] | None,
+    looks: Sequence[Look] | None,
     *,
     seed: int = 0,
 ) -> Audit:
@@ -126,7 +126,7 @@ def conclude(
     Args:
         records: the images.
         pairs: of near duplicates, by the records' numbers; None where they were not looked for.
-        thumbnails: uint8 (n, THUMBNAIL, THUMBNAIL) to score the trivial cues on; None not to.
+        looks: of the images, to score the trivial cues on; None not to.
         seed: of the folds and the bootstrap.
     """
     contents = same_content(records)
@@ -151,7 +151,7 @@ def conclude(
         near_duplicates=tuple(found),
         conflicts=tuple(filter(contradict, contents)),
         near_conflicts=tuple(filter(contradict, near)),
-        shortcuts=() if thumbnails is None else tuple(score_shortcuts(records, groups, thumbnails, seed)),
+        shortcuts=() if looks is None else tuple(score_shortcuts(records, groups, looks, seed)),
         pictures=tuple(pictures),
         searched=pairs is not None,
     )

@@ -1,5 +1,6 @@
 """Which of many images share keypoints: nearest neighbours of descriptors, and a map that brings them together."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,9 +15,12 @@ from data_prep.audit.keypoints import DIMENSIONS, Keypoints
 
 # Descriptors that are compared with all others, exactly; of more, approximately.
 _EXACT = 8_000
+# Images that are added together; bounds memory.
+_ADDED = 64
 # Neighbours of a keypoint, those within its own image among them.
 _NEIGHBOURS = 12
-# Images that are looked at for a map, the most neighbours first, and the fewest keypoints that must agree on one.
+# Images that are looked at for a map, the most and nearest neighbours first, and the fewest keypoints that must agree
+# on one.
 _LOOKED_AT = 10
 _AGREE = 8
 # How far apart keypoints may be that agree, in units of a side.
@@ -57,11 +61,8 @@ class KeypointIndex:
         if total > _EXACT and len(sample) > _EXACT / 2:
             lists = int(min(4 * total**0.5, len(sample) / 64, 8192))
             self._index = faiss.index_factory(DIMENSIONS, f"PCA64,IVF{lists},PQ32x4fs")
-            # k-means adds up in the order of its threads: by one, so that the cores of a machine change nothing.
-            threads = faiss.omp_get_max_threads()
-            faiss.omp_set_num_threads(1)
-            self._index.train(sample)
-            faiss.omp_set_num_threads(threads)
+            with _one_thread():
+                self._index.train(sample)
             faiss.extract_index_ivf(self._index).nprobe = 8
         self._owner: list[NDArray[np.int32]] = []
         self._points: list[NDArray[np.float16]] = []
@@ -69,12 +70,15 @@ class KeypointIndex:
 
     def add(self, keypoints: Iterable[Keypoints]) -> None:
         """Adds images, numbered on from those that are there."""
-        for image in keypoints:
-            self._owner.append(np.full(len(image.points), self._images, np.int32))
-            self._points.append(image.points.astype(np.float16))
-            self._images += 1
-            if len(image.points):
-                self._index.add(image.descriptors)
+        for some in blocks(keypoints, _ADDED):
+            for image in some:
+                self._owner.append(np.full(len(image.points), self._images, np.int32))
+                self._points.append(image.points.astype(np.float16))
+                self._images += 1
+            descriptors = np.concatenate([image.descriptors for image in some])
+            if len(descriptors):
+                with _one_thread():
+                    self._index.add(descriptors)
 
     def candidates(
         self, keypoints: Sequence[Keypoints], pool: ThreadPoolExecutor, first: int | None = None
@@ -95,17 +99,21 @@ class KeypointIndex:
         if not len(image.points) or not self._index.ntotal:
             return []
         faiss.omp_set_num_threads(1)  # of this thread: the pool has one a core
-        nearest = self._index.search(image.descriptors, min(_NEIGHBOURS, self._index.ntotal))[1]
+        distances, nearest = self._index.search(image.descriptors, min(_NEIGHBOURS, self._index.ntotal))
         row, column = np.nonzero(nearest >= 0)
         hit = nearest[row, column]
+        # What is hardly nearer than the last says little; for which images to look at it counts as little.
+        weight = 1.0 - distances[row, column] / np.maximum(distances.max(axis=1)[row], np.float32(1e-9))
         owner = self._owner[0][hit]
         if own:
-            row, hit, owner = (values[owner != number] for values in (row, hit, owner))
-        numbers, votes = np.unique(owner, return_counts=True)
+            row, hit, owner, weight = (v[owner != number] for v in (row, hit, owner, weight))
+        # In each image a keypoint has one likeness, the nearest.
+        _, likeness = np.unique(np.stack([row, owner]), axis=1, return_index=True)
+        row, hit, owner, weight = (v[likeness] for v in (row, hit, owner, weight))
+        numbers, which, votes = np.unique(owner, return_inverse=True, return_counts=True)
+        numbers, weights = numbers[votes >= _AGREE], np.bincount(which, weight)[votes >= _AGREE]
         found = []
-        for place in np.argsort(-votes, kind="stable")[:_LOOKED_AT]:
-            if votes[place] < _AGREE:
-                break
+        for place in np.argsort(-weights, kind="stable")[:_LOOKED_AT]:
             mine = owner == numbers[place]
             theirs = self._points[0][hit[mine]].astype(np.float32)
             fitted = _fit(image.points[row[mine]], theirs)
@@ -114,13 +122,24 @@ class KeypointIndex:
         return sorted(found, key=lambda candidate: (-candidate.agree, candidate.known))
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """faiss in one thread: sums depend on how many there are, and the cores of a machine must change nothing."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
 def _fit(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> tuple[NDArray[np.float64], int] | None:
     """An affine map (2, 3) that most points (k, 2) agree on, and on how many; None where there is no credible one.
 
     RANSAC of OpenCV, whose draws are the same each time.
     """
     matrix, inliers = cv2.estimateAffine2D(
-        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=500, confidence=0.995
+        ours, theirs, method=cv2.RANSAC, ransacReprojThreshold=_TOLERANCE, maxIters=2000, confidence=0.995
     )
     if matrix is None or not np.isfinite(matrix).all():
         return None

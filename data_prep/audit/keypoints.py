@@ -19,6 +19,9 @@ DIMENSIONS = 128
 # and a crop to half of each side has its scale in the last.
 _VIEWS = (((160, 160), 200), ((160, 80), 80), ((80, 160), 80), ((80, 80), 60))
 
+# An image of fewer keypoints, a thin limb or half of one on a black ground, is looked at closer instead.
+_FEW, _CLOSER = 400, 1.4
+
 # A descriptor is 4 x 4 cells of 8 orientations. Mirrored along its main orientation, the rows of cells swap and
 # orientations change sign; inverted, all gradients turn round, and the main orientation with them: both axes swap.
 _INDEX = np.arange(DIMENSIONS).reshape(4, 4, 8)
@@ -52,9 +55,16 @@ def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
     low, high = float(image.min()), float(image.max())
     grey = np.rint((image - low) * np.float32(255.0 / max(high - low, 1e-6))).astype(np.uint8)
     # Evened out: what is dim or clipped by a window still has its keypoints among the strongest.
-    even = cv2.createCLAHE(4.0, (4, 4))
+    evened = functools.partial(_of_views, grey, cv2.createCLAHE(4.0, (4, 4)))
+    found = evened(1.0)
+    return found if len(found.points) >= _FEW else evened(_CLOSER)
+
+
+def _of_views(grey: NDArray[np.uint8], even: cv2.CLAHE, scale: float) -> Keypoints:
+    """Keypoints of all views, the sides of which are `scale` times those of _VIEWS."""
     points, sift = [np.zeros((0, 2), np.float32)], [np.zeros((0, DIMENSIONS), np.uint8)]
-    for (height, width), count in _VIEWS:
+    for sides, count in _VIEWS:
+        height, width = (round(scale * side) for side in sides)
         view = even.apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
         found, values = cv2.SIFT_create(
             nfeatures=count, contrastThreshold=0.0, edgeThreshold=20

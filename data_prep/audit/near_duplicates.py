@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from data_prep.audit.alignment import align, thumbnail
 from data_prep.audit.keypoint_index import Candidate, KeypointIndex, blocks
@@ -200,8 +201,8 @@ def opencv_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, in each of which OpenCV and faiss work by themselves."""
-    with opencv_alone(), ThreadPoolExecutor(available_cores()) as pool:
+    """A thread a core, in each of which OpenCV, faiss and BLAS work by themselves."""
+    with opencv_alone(), threadpool_limits(1), ThreadPoolExecutor(available_cores()) as pool:
         yield pool
 
 

@@ -3,7 +3,7 @@
 Properties that have nothing to do with the bone, file size or border or age, each scored alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from data_prep.audit.record import AuditRecord
+
+# What an image shows without the bone: name of a cue -> its numbers.
+Look = Mapping[str, NDArray[np.float64]]
 
 _FOLDS = 5
 _BOOTSTRAPS = 2000
@@ -21,14 +24,14 @@ _LARGEST = 1e30
 
 
 def score_shortcuts(
-    records: Sequence[AuditRecord], groups: Sequence[str], thumbnails: NDArray[np.uint8], seed: int
+    records: Sequence[AuditRecord], groups: Sequence[str], looks: Sequence[Look], seed: int
 ) -> list[dict[str, Any]]:
     """Balanced accuracy of each cue alone, cross-validated with whole groups held out.
 
     Args:
         records: the images.
         groups: name of the group of each.
-        thumbnails: uint8 (n, side, side) of the images, `side` a multiple of 16.
+        looks: of the images.
         seed: of the folds and the bootstrap.
 
     Returns:
@@ -43,7 +46,7 @@ def score_shortcuts(
     if len(names) < 2 or smallest < 2:
         return []
     found = []
-    for cue, features in _cues(records, thumbnails).items():
+    for cue, features in _cues(records, looks).items():
         if np.ptp(features, axis=0).max() == 0:
             continue
         scores = {
@@ -63,24 +66,26 @@ def score_shortcuts(
     return found
 
 
-def _cues(records: Sequence[AuditRecord], thumbnails: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+def look_of(thumbnail: NDArray[np.uint8]) -> Look:
+    """The cues that an image itself gives, of its thumbnail (side, side), `side` a multiple of 16; about 1 KiB."""
+    image = thumbnail / 255.0
+    side = len(image)
+    block, edge = side // 8, side // 16
+    strips = np.stack([image[:edge], image[-edge:], image[:, :edge].T, image[:, -edge:].T])
+    return {
+        "exposure": np.array([image.mean(), image.std(), *np.percentile(image, (5, 50, 95))]),
+        "border": strips.reshape(4, edge, 8, block).mean((1, 3)).ravel(),
+        "thumbnail_8x8": image.reshape(8, block, 8, block).mean((1, 3)).ravel(),
+    }
+
+
+def _cues(records: Sequence[AuditRecord], looks: Sequence[Look]) -> dict[str, NDArray[np.float64]]:
     """Name of each trivial cue -> (n, features)."""
-    images = thumbnails / 255.0
-    n, side, _ = images.shape
-    block = side // 8
-    edge = side // 16
-    strips = np.stack(
-        [images[:, :edge], images[:, -edge:], images[:, :, :edge].mT, images[:, :, -edge:].mT], axis=1
-    )
     cues = {
         "file_size": np.log([[r.n_bytes] for r in records]),
         "dimensions": np.array([[np.log(r.width), np.log(r.height), r.bits] for r in records]),
         "noise": np.array([[r.sigma] for r in records]),
-        "exposure": np.column_stack(
-            [images.mean((1, 2)), images.std((1, 2)), *np.percentile(images, (5, 50, 95), axis=(1, 2))]
-        ),
-        "border": strips.reshape(n, 4, edge, 8, block).mean((2, 4)).reshape(n, -1),
-        "thumbnail_8x8": images.reshape(n, 8, block, 8, block).mean((2, 4)).reshape(n, -1),
+        **{name: np.stack([look[name] for look in looks]) for name in looks[0]},
     }
     columns = sorted({name for r in records for name in r.metadata})
     encoded = {f"metadata:{name}": _encode([r.metadata.get(name) for r in records]) for name in columns}

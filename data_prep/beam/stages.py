@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
 from data_prep.audit.audit import by_record, conclude, of_one_patient, same_content
 from data_prep.audit.keypoint_index import Candidate
 from data_prep.audit.near_duplicates import NearDuplicate, choose, compare, find_candidates
+from data_prep.audit.shortcuts import look_of
 from data_prep.beam.described import prepare_and_describe, read_keypoints, read_thumbnail
 from data_prep.beam.shared import Shared
 from data_prep.image_task import load_image, prepare_image
@@ -107,11 +106,11 @@ def plan(shared: Shared, looked_at: Iterable[Pair]) -> Iterator[ShardTask]:
         lambda some: [found[c.query, c.known] for c in some],
         same=of_one_patient(records, contents),
     )
-    thumbnails = None
+    looks = None
     if job.settings.audit.shortcuts:
-        thumbnails = np.stack([read_thumbnail(shared.cache, i.prepared.key) for i in gathered.images])
+        looks = [look_of(read_thumbnail(shared.cache, image.prepared.key)) for image in gathered.images]
     pairs = by_record(chosen, contents) if job.settings.audit.near_duplicates else None
-    audit = conclude(records, pairs, thumbnails, seed=job.settings.seed)
+    audit = conclude(records, pairs, looks, seed=job.settings.seed)
     made = make_plan(gathered, audit, job.settings, shared.cache, job.table)
     shared.put("plan", made)
     keys, layout = made.image_keys, made.layout(job.settings)

@@ -22,7 +22,16 @@ from pydicom.valuerep import VR
 
 from data_prep import dates
 from data_prep.decode.codestream import Codestream, decode_codestream, read_codestream
-from data_prep.decode.presentation import Presentation, invert, modality, number, padding_mask, voi
+from data_prep.decode.presentation import (
+    Presentation,
+    distinct,
+    invert,
+    modality,
+    number,
+    padding_mask,
+    picture,
+    voi,
+)
 from data_prep.decode.radiograph import DecodeError, Limits, Radiograph, check_size, luminance
 from data_prep.decode.stored import stored_range, stored_values
 from osteojax.errors import UserError
@@ -185,6 +194,8 @@ def _present(dataset: pydicom.Dataset, notes: tuple[str, ...], limits: Limits) -
     syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID") or ""))
     big_endian = syntax == ExplicitVRBigEndian
     raw, stream = _frame(dataset, syntax)
+    if syntax and syntax.type != "Transfer Syntax":
+        notes = (*notes, "its transfer syntax is not known; its picture was read as what it looks like")
     photometric = _photometric(dataset, raw)
     bits = _whole_number(dataset, "BitsStored", 8 * raw.itemsize)
     allocated = _whole_number(dataset, "BitsAllocated", 8 * raw.itemsize)
@@ -208,21 +219,23 @@ def _present(dataset: pydicom.Dataset, notes: tuple[str, ...], limits: Limits) -
     stored = stored_values(
         raw, bits=bits, high_bit=high_bit, signed=signed, lossy=lossy, overlay_bits=_overlay_bits(dataset)
     )
-    if stored.min() == stored.max():
+    values, pixels = distinct(stored)
+    if len(values) == 1:
         raise DecodeError("the picture is blank: all its pixels have the same value")
-    padding = padding_mask(stored, dataset, max(allocated, 16), signed=signed)
+    padding = padding_mask(values, dataset, max(allocated, 16), signed=signed)
     if padding.all():
         padding[:] = False
     low, high = stored_range(bits, signed)
-    shown = modality(Presentation(stored, low, high, notes), dataset, big_endian=big_endian)
+    shown = modality(Presentation(values, pixels, low, high, notes), dataset, big_endian=big_endian)
     shown = voi(shown, dataset, ~padding, big_endian=big_endian)
     if photometric == "MONOCHROME1":
         shown = invert(shown)
-    pixels = np.asarray(shown.values, np.float64)
+    levels = np.asarray(shown.values, np.float64)
     if padding.any():
         # Padding is no measurement: as the darkest real value it neither stretches the range nor stands out.
-        pixels = np.where(padding, pixels[~padding].min(), pixels)
-    return _radiograph(pixels.astype(np.float32), shown.high - shown.low, bits, dataset, shown.notes)
+        levels = np.where(padding, levels[~padding].min(), levels)
+    image = picture(stored, values, levels.astype(np.float32))
+    return _radiograph(image, shown.high - shown.low, bits, dataset, shown.notes)
 
 
 def _colour(

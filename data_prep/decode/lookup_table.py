@@ -33,12 +33,15 @@ class LookupTable:
         return self.entries[np.clip(index, 0, len(self.entries) - 1)]
 
 
-def read_table(item: pydicom.Dataset, values: np.ndarray, *, big_endian: bool) -> LookupTable:
+def read_table(
+    item: pydicom.Dataset, values: np.ndarray, pixels: np.ndarray, *, big_endian: bool
+) -> LookupTable:
     """The table of a Modality or VOI LUT sequence item.
 
     Args:
         item: with LUTDescriptor and LUTData.
-        values: the inputs that it is for; they tell which reading of the first mapped value is meant.
+        values: (n,) the inputs that it is for; they tell which reading of the first mapped value is meant.
+        pixels: (n,) how many pixels have each.
         big_endian: byte order of the file, for tables stored as bytes.
 
     Raises:
@@ -55,7 +58,7 @@ def read_table(item: pydicom.Dataset, values: np.ndarray, *, big_endian: bool) -
     entries, signed = _signed_if_smoother(entries)
     bits = _bits(entries, int(descriptor[2]))
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return LookupTable(_first(int(descriptor[1]), len(entries), values), entries, low, high)
+    return LookupTable(_first(int(descriptor[1]), len(entries), values, pixels), entries, low, high)
 
 
 def _entries(data: bytes | list[int] | int, count: int, bits: int, big_endian: bool) -> np.ndarray:
@@ -88,12 +91,12 @@ def _bits(entries: np.ndarray, declared: int) -> int:
     return needed if needed > declared or needed < declared - 1 else declared
 
 
-def _first(stated: int, count: int, values: np.ndarray) -> int:
-    """The first mapped value, as stated or as the same 16 bits of the other sign: whichever covers more inputs."""
+def _first(stated: int, count: int, values: np.ndarray, pixels: np.ndarray) -> int:
+    """The first mapped value, as stated or as the same 16 bits of the other sign: whichever covers more pixels."""
     pattern = stated % 2**16
     readings = (stated, pattern, pattern - 2**16)
 
     def covered(first: int) -> int:
-        return int(np.count_nonzero((values >= first) & (values < first + count)))
+        return int(pixels[(values >= first) & (values < first + count)].sum())
 
     return max(readings, key=covered)

@@ -101,7 +101,7 @@ def _from_pillow(image: Image.Image, data: bytes, notes: tuple[str, ...]) -> Rad
     if data.startswith(_PNG_MAGIC) and data[24] == 16 and data[25] != _GREY:
         return _deep_png(image, data, notes)
     key = image.info.get("transparency")
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16") or (image.mode == "I" and data.startswith(_PNG_MAGIC)):
         pixels = np.asarray(image).astype(np.float32)
         if isinstance(key, int):

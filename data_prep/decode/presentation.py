@@ -1,5 +1,8 @@
 """Stored values to presentation values: modality, VOI, padding, inversion (PS3.3 C.7.5.1.1.2, C.11.1, C.11.2).
 
+What becomes of a pixel depends on its stored value and on what values there are: each is looked at once, whatever the
+number of pixels that have it (`distinct`), and the picture is put together at the end (`picture`).
+
 A transformation that makes no sense (an empty rescale, a window of no width, one that shows nothing of the data) is
 left out, and the notes say so: the picture is there, only its presentation is broken.
 """
@@ -11,11 +14,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pydicom
 
+from data_prep.bands import bands
 from data_prep.decode.lookup_table import read_table
 from data_prep.decode.radiograph import DecodeError
 
 # A presentation that leaves fewer of the measured pixels than this between its two ends shows no picture.
 _SHOWN_SHARE = 2e-3
+# Values that lie farther apart than all of 16 bits are sought, not looked up.
+_TABLE = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +29,14 @@ class Presentation:
     """Values on their way to the screen.
 
     Attributes:
-        values: float64 or integers, (rows, columns).
+        values: float64 or integers, (n,): what the picture's distinct stored values, in ascending order, have become.
+        pixels: (n,) how many pixels have each.
         low, high: smallest and largest value that the encoding can hold.
         notes: what was left out on the way.
     """
 
     values: np.ndarray
+    pixels: np.ndarray
     low: float
     high: float
     notes: tuple[str, ...] = ()
@@ -36,6 +44,40 @@ class Presentation:
     def noted(self, note: str) -> "Presentation":
         """The same with a further note."""
         return dataclasses.replace(self, notes=(*self.notes, note))
+
+
+def distinct(stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values in (rows, columns) integers in ascending order, int64, and how many pixels have each."""
+    low, high = int(stored.min()), int(stored.max())
+    if high - low > _TABLE:
+        values, pixels = np.unique(stored, return_counts=True)
+        return values.astype(np.int64), pixels
+    pixels = np.zeros(high - low + 1, np.int64)
+    for rows in bands(*stored.shape):
+        pixels += np.bincount(stored[rows].astype(np.int64).ravel() - low, minlength=len(pixels))
+    there = np.flatnonzero(pixels)
+    return there + low, pixels[there]
+
+
+def picture(stored: np.ndarray, values: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """The float32 (rows, columns) picture of (rows, columns) integers.
+
+    Args:
+        stored: the integers.
+        values: (n,) those that there are, as of `distinct`.
+        shown: (n,) what each becomes.
+    """
+    low, high = int(values[0]), int(values[-1])
+    pixels = np.empty(stored.shape, np.float32)
+    if high - low > _TABLE:
+        for rows in bands(*stored.shape):
+            pixels[rows] = shown[np.searchsorted(values, stored[rows])]
+        return pixels
+    table = np.zeros(high - low + 1, np.float32)
+    table[values - low] = shown
+    for rows in bands(*stored.shape):
+        pixels[rows] = table[stored[rows].astype(np.int64) - low]
+    return pixels
 
 
 def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
@@ -53,7 +95,7 @@ def modality(stored: Presentation, dataset: pydicom.Dataset, *, big_endian: bool
     """Stored values to the modality's values: the Modality LUT, else slope and intercept."""
     if items := _items(dataset, "ModalityLUTSequence"):
         try:
-            table = read_table(items[0], stored.values, big_endian=big_endian)
+            table = read_table(items[0], stored.values, stored.pixels, big_endian=big_endian)
         except DecodeError as error:
             return stored.noted(f"Modality LUT ignored: {error}")
         shown = dataclasses.replace(stored, values=table(stored.values), low=table.low, high=table.high)
@@ -79,14 +121,14 @@ def voi(
     Args:
         given: modality values.
         dataset: of the file.
-        measured: (rows, columns) bool, True where a pixel is no padding.
+        measured: (n,) bool, True where a value is no padding.
         big_endian: byte order of the file.
     """
     ways: list[tuple[str, Callable[[], Presentation]]] = []
     if items := _items(dataset, "VOILUTSequence"):
 
         def by_table() -> Presentation:
-            table = read_table(items[0], given.values, big_endian=big_endian)
+            table = read_table(items[0], given.values, given.pixels, big_endian=big_endian)
             return dataclasses.replace(given, values=table(given.values), low=table.low, high=table.high)
 
         ways.append(("VOI LUT", by_table))
@@ -132,7 +174,7 @@ def invert(given: Presentation) -> Presentation:
 
 
 def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset, allocated: int, *, signed: bool) -> np.ndarray:
-    """Where pixels are padding (C.7.5.1.1.2); the value's 16 bits count, whatever VR they were written under."""
+    """Which values are padding (C.7.5.1.1.2); the value's 16 bits count, whatever VR they were written under."""
     first = number(dataset, "PixelPaddingValue")
     if first is None:
         return np.zeros(stored.shape, bool)
@@ -157,8 +199,8 @@ def _is_blank(values: np.ndarray) -> bool:
 
 def _shows(given: Presentation, measured: np.ndarray) -> bool:
     """Whether the measured pixels make a picture: not one value, and not all at the two ends of what they span."""
-    values = given.values[measured] if measured.any() else given.values
+    measured = measured if measured.any() else ~measured
+    values, pixels = given.values[measured], given.pixels[measured]
     low, high = values.min(), values.max()
-    return bool(
-        low < high and np.count_nonzero((values > low) & (values < high)) >= _SHOWN_SHARE * values.size
-    )
+    between = pixels[(values > low) & (values < high)].sum()
+    return bool(low < high and between >= _SHOWN_SHARE * pixels.sum())

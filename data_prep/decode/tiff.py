@@ -40,7 +40,8 @@ def decode_tiff(data: bytes, limits: Limits) -> Radiograph:
         DecodeError: more than one picture, one of a kind that no radiograph has, or not all of it.
     """
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        # The stream is closed too: tifffile's objects, which refer to each other, hold it until they are collected.
+        with io.BytesIO(data) as stream, tifffile.TiffFile(stream) as tiff:
             page = _single_page(tiff)
             _check(page, data, limits)
             pixels = page.asarray()

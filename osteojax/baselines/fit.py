@@ -282,6 +282,7 @@ def _fit(
     known = np.isfinite(features.values[learn]).any(0)
     if not known.any():
         raise UserError(f"rows.{name}: no training image has a value of {', '.join(features.names)}")
+    features = features.at(known)
     fewest = min(len(set(groups[labels == c])) for c in range(len(images.class_names)))
     if fewest < asked.inner_folds:
         raise UserError(
@@ -290,7 +291,7 @@ def _fit(
         )
     model, grid = CLASSIFIERS.bind(
         row.classifier, {}, asked.settings.get(row.classifier, {}), f"settings.{row.classifier}"
-    )(features.categorical[known], asked.balanced, asked.seed)
+    )(features, asked.balanced, asked.seed)
     if target is not None and len(model.thresholds) + 1 != len(images.class_names):
         raise UserError(
             f"settings.{row.classifier}.thresholds has {len(model.thresholds)} numbers and there are "
@@ -302,7 +303,7 @@ def _fit(
     # Threads do not pay for problems of this size, and the last digits would depend on how many there are.
     with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
         warnings.simplefilter("always")
-        search.fit(features.values[learn][:, known], labels, groups=groups, **given)
+        search.fit(features.values[learn], labels, groups=groups, **given)
     for category in {warning.category for warning in caught}:
         said = next(str(warning.message) for warning in caught if warning.category is category)
         if category is ConvergenceWarning:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data_prep import image_task
+from data_prep.denoise.rule import LEFT_ALONE
 from data_prep.prepare import audit_source, prepare
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_native
 from data_prep.workdir import open_workdir
@@ -284,9 +286,22 @@ def test_doubtful_noise_estimates_are_said_aloud(tmp_path, monkeypatch):
         smooth = ndimage.gaussian_filter(np.asarray(Image.open(source / row["file"]), float), 1)
         Image.fromarray(smooth.astype(np.uint8)).save(source / row["file"])
     config = settings(denoise__backend="numba", privacy__burned_in="ignore")
-    assert "60 of 60 images" in " ".join(prepare(source, tmp_path / "out", config).warnings)
+    (warning,) = prepare(source, tmp_path / "out", config).warnings
+    assert "images cannot be told from their texture: they were not denoised" in warning
+    done = Counter(row["denoising"] for row in read_csv(tmp_path / "out/manifest.csv"))
+    name, left = done.most_common(1)[0]
+    assert name in LEFT_ALONE and left > 30
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"images: left alone, {LEFT_ALONE[name]}</th><td>{left}</td>" in page
+    config.denoise.when = "always"
+    (warning,) = prepare(source, tmp_path / "always", config).warnings
+    assert (
+        "60 of 60 images is clipped, correlated" in warning and "steered the denoiser all the same" in warning
+    )
     config.denoise.sigma = 20.0
-    assert not prepare(source, tmp_path / "given", config).warnings
+    (warning,) = prepare(source, tmp_path / "given", config).warnings
+    assert "denoise.sigma=20 is more than twice the estimated noise of 60 of 60 images" in warning
+    assert "makes bone waxy" in warning and "known" not in warning
 
 
 def test_a_file_that_kills_its_worker_is_quarantined(tmp_path, monkeypatch):

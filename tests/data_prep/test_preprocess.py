@@ -12,6 +12,7 @@ from data_prep.decode import DecodeError, Limits
 from data_prep.denoise.bm3d import bm3d
 from data_prep.denoise.registry import DENOISERS, DenoiseSpec, denoiser
 from data_prep.preprocess import PreprocessSpec, preprocess, preprocess_file, preprocess_native
+from data_prep.settings import DenoiseSection, PrepareSettings
 from osteojax.errors import UserError
 
 # Half a step of the rounding to multiples of 2**-12, and float32 on top.
@@ -35,6 +36,20 @@ def test_resize_as_jax_image_resize_antialiases(shape):
     image = preprocess(pixels, PreprocessSpec(image_size=size))
     # Both are the triangle filter widened by the scale in float32; Pillow rounds its weights' sums differently.
     np.testing.assert_allclose(image[..., 0], reference, atol=ROUNDING + 1e-5)
+
+
+@pytest.mark.parametrize("aspect", ["squash", "letterbox"])
+def test_resizing_band_by_band_is_resizing_at_once(aspect, monkeypatch):
+    pixels = radiograph(301, 170)
+    spec = PreprocessSpec(aspect=aspect, image_size=56)
+    at_once = preprocess(pixels, spec)
+    monkeypatch.setattr("data_prep.bands._PIXELS", 170 * 13)
+    np.testing.assert_array_equal(preprocess(pixels, spec), at_once)
+    if aspect == "squash":
+        picture = Image.fromarray(pixels.astype(np.float32)).resize((56, 56), Image.Resampling.BILINEAR)
+        resized = np.asarray(picture)
+        expected = (resized - resized.min()) / np.ptp(resized)
+        np.testing.assert_allclose(at_once[..., 0], expected, atol=ROUNDING)
 
 
 def test_result_is_float32_from_0_to_1_in_steps_of_a_4096th():
@@ -97,7 +112,8 @@ def test_the_result_is_rounded_to_as_many_bits_as_asked_for(bits):
 def test_denoising_comes_before_resizing_at_the_given_sigma(monkeypatch):
     calls = []
 
-    def recorded(image, sigma, *, profile, backend):
+    def recorded(image, sigma, *, psd, profile, backend):
+        assert psd is None
         calls.append((image.shape, sigma, profile, backend))
         return image
 
@@ -177,6 +193,7 @@ def test_specs_of_other_releases_are_refused(text, message):
         {"sigma": float("nan")},
         {"value_bits": 4},
         {"burned_in": "flag"},
+        {"denoise_when": "never"},
     ],
 )
 def test_settings_are_checked_at_once(fields):
@@ -216,14 +233,23 @@ def test_specs_of_version_2_denoise_at_the_native_resolution():
     assert PreprocessSpec.from_dict(fields) == PreprocessSpec(sigma=2.0, denoise_at="native")
 
 
-def test_masking_is_told_only_where_it_is_done_so_that_earlier_fingerprints_hold():
+def test_what_earlier_releases_did_is_not_told_so_that_their_fingerprints_hold():
     assert PreprocessSpec().to_json() == (
         '{"aspect": "squash", "denoise": {"name": "none", "settings": {}}, "denoise_at": "native", "image_size": 224, '
         '"noise_model": "gaussian", "sigma": null, "value_bits": 12, "version": 3}'
     )
-    spec = PreprocessSpec(burned_in="mask")
-    assert spec.to_dict()["burned_in"] == "mask" and PreprocessSpec.from_json(spec.to_json()) == spec
+    for name, value in {"burned_in": "mask", "denoise_when": "known"}.items():
+        spec = PreprocessSpec(**{name: value})
+        assert spec.to_dict()[name] == value and PreprocessSpec.from_json(spec.to_json()) == spec
     assert PreprocessSpec.from_dict(dataclasses.asdict(PreprocessSpec())) == PreprocessSpec()
+
+
+def test_the_rule_stands_in_the_spec_only_where_something_is_estimated():
+    def told(**denoise):
+        return PrepareSettings(denoise=DenoiseSection(**denoise)).spec.denoise_when
+
+    assert told() == "known" and told(noise_model="poisson") == "known"
+    assert told(when="always") == told(sigma=3.0) == told(name="none") == told(backend="none") == "always"
 
 
 @pytest.mark.parametrize("aspect", ["squash", "letterbox"])

@@ -1,5 +1,7 @@
 """Shards: what goes in comes out of plain TFDS, in order, compactly, without TensorFlow."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -67,6 +69,36 @@ def test_metadata_columns_become_numbers_or_text(tmp_path):
     assert [e["big"] for e in found] == [b"", b"1e39", b""]  # no number of single precision
     assert [e["label_"] for e in found] == [b"x", b"", b""]
     assert [e["label"] for e in found] == [0, 1, 0]
+
+
+def test_features_say_what_they_are(tmp_path):
+    rows = [dataclasses.replace(e, metadata={"T score": "-2.5", "sex": "F"}) for e in examples(0, 2)]
+    features = write(tmp_path / "out", {"train": rows}).info.features  # as features.json has them
+    docs = {name: feature.doc.desc for name, feature in features.items()}
+    assert {"image", "label", "id", "file", "patient_id", "group", "t_score", "sex"} == set(docs)
+    assert all(docs.values()) and len(set(docs.values())) == len(docs)
+    assert docs["t_score"].startswith("'T score' of the source's table") and "NaN" in docs["t_score"]
+    assert docs["sex"].startswith("'sex' of the source's table") and "empty" in docs["sex"]
+    assert features["image"].doc.value_range.startswith("[0, 1]")
+
+
+def test_a_data_set_without_documentation_opens_as_ever(tmp_path):
+    rows = {"train": [dataclasses.replace(e, metadata={"age": "61"}) for e in examples(0, 3)]}
+    documented = list(write(tmp_path / "out", rows).as_data_source("train"))
+    file = tmp_path / "out" / "features.json"
+
+    def bare(node):
+        if isinstance(node, dict):
+            return {k: bare(v) for k, v in node.items() if k not in ("description", "valueRange")}
+        return node
+
+    plain = bare(json.loads(file.read_text()))
+    assert plain != json.loads(file.read_text())
+    file.write_text(json.dumps(plain))
+    builder = tfds.builder_from_directory(str(tmp_path / "out"))
+    assert not any(feature.doc.desc for feature in builder.info.features.values())
+    for one, other in zip(builder.as_data_source("train"), documented, strict=True):
+        np.testing.assert_equal(one, other)
 
 
 def test_opens_where_neither_tensorflow_nor_this_project_is(tmp_path):

@@ -9,8 +9,8 @@ BASELINES: tuple[Mutant, ...] = (
     Mutant(
         "baselines: a row learns from what it is tested on",
         _FIT,
-        "search.fit(features.values[learn][:, known], labels, groups=groups, **given)",
-        "search.fit(features.values[:, known], images.labels, groups=images.groups, **given)",
+        "search.fit(features.values[learn], labels, groups=groups, **given)",
+        "search.fit(features.values, images.labels, groups=images.groups, **given)",
         (f"{_TESTS}/test_fit.py",),
     ),
     Mutant(
@@ -102,6 +102,13 @@ BASELINES: tuple[Mutant, ...] = (
         _FIT,
         "with_number = np.isfinite(target[learn])",
         "with_number = np.ones(len(learn), bool)",
+        (f"{_TESTS}/test_fit.py",),
+    ),
+    Mutant(
+        "baselines: age is lost among the features of a network",
+        "osteojax/baselines/classifiers/logistic.py",
+        "weights[name] = 1 / np.sqrt(mine.sum())",
+        "weights[name] = 1.0",
         (f"{_TESTS}/test_fit.py",),
     ),
 )

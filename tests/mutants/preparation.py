@@ -6,6 +6,7 @@ _CACHE = "tests/data_prep/test_image_task.py"
 _DICOM = "tests/data_prep/decode/test_dicom.py"
 _BEAM = "tests/data_prep/beam/test_beam.py"
 _BM3D = "tests/data_prep/denoise/test_bm3d.py"
+_SPECTRUM = "tests/data_prep/denoise/test_spectrum.py"
 
 PREPARATION: tuple[Mutant, ...] = (
     Mutant(
@@ -28,6 +29,13 @@ PREPARATION: tuple[Mutant, ...] = (
         "spec, limits = dataclasses.replace(job.spec, denoise=DenoiseSpec()), job",
         "spec, limits = job.spec, job",
         ("tests/data_prep/test_report.py",),
+    ),
+    Mutant(
+        "shards: a column's feature says nothing",
+        "data_prep/shards.py",
+        'tfds.features.Text(doc=f"{of_source}: text, empty where it is not known.")',
+        "tfds.features.Text()",
+        ("tests/data_prep/test_shards.py",),
     ),
     Mutant(
         "the cache's key without the spec",
@@ -111,12 +119,40 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "the index learns with all cores",
         "data_prep/audit/keypoint_index.py",
-        "faiss.omp_set_num_threads(1)\n            self",
-        "faiss.omp_set_num_threads(threads)\n            self",
+        "faiss.omp_set_num_threads(1)\n    try",
+        "faiss.omp_set_num_threads(threads)\n    try",
         (
             "tests/data_prep/audit/test_near_duplicates.py"
             "::test_the_cores_of_a_machine_do_not_change_what_the_index_learns",
         ),
+    ),
+    Mutant(
+        "near copies: grey levels compared as they are",
+        "data_prep/audit/alignment.py",
+        "curve = np.interp(ranks(image), ranks(like), levels)",
+        "curve = levels.astype(np.float64)",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_an_equalised_limb_is_a_copy",),
+    ),
+    Mutant(
+        "near copies: tiles with a straight edge alone are compared",
+        "data_prep/audit/alignment.py",
+        "_CROSSING = 0.03",
+        "_CROSSING = -1.0",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_limbs_with_straight_edges_are_no_copies",),
+    ),
+    Mutant(
+        "near copies: an image of few keypoints not looked at closer",
+        "data_prep/audit/keypoints.py",
+        "_FEW, _CLOSER = 400, 1.4",
+        "_FEW, _CLOSER = 0, 1.4",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_half_of_a_limb_is_looked_at_closer",),
+    ),
+    Mutant(
+        "a transfer syntax that nobody knows read without a word",
+        "data_prep/decode/dicom.py",
+        'if syntax and syntax.type != "Transfer Syntax":',
+        "if False:",
+        ("tests/test_bad_inputs.py::test_bad_files_are_quarantined_each_with_its_reason",),
     ),
     Mutant(
         "beam: outcomes in the order in which they come",
@@ -184,7 +220,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "padding kept as if it were measured",
         "data_prep/decode/dicom.py",
-        "pixels = np.where(padding, pixels[~padding].min(), pixels)",
+        "levels = np.where(padding, levels[~padding].min(), levels)",
         "pass",
         (_DICOM,),
     ),
@@ -205,8 +241,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "lossy overshoot wrapped",
         "data_prep/decode/stored.py",
-        "return np.clip(values, low, high).astype(np.int32)",
-        "return (values & (2**bits - 1)).astype(np.int32)",
+        "stored[rows] = np.clip(values, low, high)",
+        "stored[rows] = values & (2**bits - 1)",
         (f"{_DICOM}::test_lossy_overshoot_is_clipped_not_wrapped",),
     ),
     Mutant(
@@ -424,7 +460,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "sigma on the scale of 8 bits whatever the file",
         "data_prep/preprocess.py",
-        "spec.sigma * full_range / 255.0",
+        "spec.sigma * grey_level",
         "spec.sigma",
         ("tests/data_prep/test_preprocess.py::test_denoising_comes_before_resizing_at_the_given_sigma",),
     ),
@@ -501,7 +537,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "clipped neighbourhoods kept",
         "data_prep/denoise/noise.py",
-        "usable = textured & ~near",
+        "usable = whole if enough else textured",
         "usable = textured",
         (
             "tests/data_prep/denoise/test_noise.py::test_clipping_reads_low_elsewhere_is_worked_around_and_is_warned_of",
@@ -533,16 +569,107 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "BM3D without its second stage",
         "data_prep/denoise/bm3d/numba_backend.py",
-        "return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))",
+        "return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance))",
         "return basic",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
     ),
     Mutant(
         "BM3D's blocks share no noise",
         "data_prep/denoise/bm3d/numba_backend.py",
-        "count += (dy < _N1) & (dx < _N1)",
+        "count += (dy < reach) & (dx < reach)",
         "count += (dy < 1) & (dx < 1)",
         (f"{_BM3D}::test_equals_the_formulas_written_out",),
+    ),
+    Mutant(
+        "coloured noise: every coefficient as loud as in white noise",
+        "data_prep/denoise/bm3d/numba_backend.py",
+        "variance[0, j] = overlap[0, j] + scale * shared[0, j]",
+        "variance[0, j] = one + scale * shared[0, j]",
+        (f"{_BM3D}::test_equals_the_formulas_written_out_where_the_noise_has_a_colour",),
+    ),
+    Mutant(
+        "coloured noise: blocks match for the noise that they share",
+        "data_prep/denoise/bm3d/coloured.py",
+        "return offsets[shared <= _ALIKE]",
+        "return offsets",
+        ("tests/data_prep/denoise/test_coloured.py::test_blocks_that_share_noise_do_not_match_for_it",),
+    ),
+    Mutant(
+        "coloured noise: the spectrum taken for its root",
+        "data_prep/denoise/bm3d/coloured.py",
+        "r = np.fft.ifft2(shape).real",
+        "r = np.fft.ifft2(np.sqrt(shape)).real",
+        ("tests/data_prep/denoise/test_coloured.py::test_the_autocovariance_is_that_of_drawn_noise",),
+    ),
+    Mutant(
+        "spectrum: the median taken for the mean",
+        "data_prep/denoise/spectrum.py",
+        "* (_MIRRORED / special.gammaincinv(_MIRRORED, 0.5))",
+        "* 1.0",
+        (f"{_SPECTRUM}::test_the_choice_of_tiles_does_not_bias_what_they_hold",),
+    ),
+    Mutant(
+        "spectrum: texture is noise",
+        "data_prep/denoise/spectrum.py",
+        "agree = [d <= _DISAGREEMENT for d in differ]",
+        "agree = [d < np.inf for d in differ]",
+        (f"{_SPECTRUM}::test_texture_that_varies_is_no_noise",),
+    ),
+    Mutant(
+        "spectrum: a tile is judged by itself",
+        "data_prep/denoise/spectrum.py",
+        "np.where(np.isfinite(beside), beside, -np.inf).max(axis=0)",
+        "variance",
+        (f"{_SPECTRUM}::test_the_choice_of_tiles_does_not_bias_what_they_hold",),
+    ),
+    Mutant(
+        "the rule: what is not known is denoised all the same",
+        "data_prep/denoise/rule.py",
+        "    if found.doubt:\n",
+        "    if found.doubt and found.sigma == 0:\n",
+        ("tests/data_prep/denoise/test_rule.py::test_what_is_not_known_to_be_noise_is_left_as_it_is",),
+    ),
+    Mutant(
+        "the rule: coloured noise is removed as if it were white",
+        "data_prep/preprocess.py",
+        "return spec.denoise(pixels, found.sigma, found.psd), found.name, unmodelled",
+        "return spec.denoise(pixels, found.sigma), found.name, unmodelled",
+        ("tests/data_prep/denoise/test_rule.py::test_known_noise_is_removed_to_a_gain",),
+    ),
+    Mutant(
+        "the rule: half a grey level of a file's own range",
+        "data_prep/preprocess.py",
+        "_denoise(noisy, estimate, spec, full_range / 255.0)",
+        "_denoise(noisy, estimate, spec, 1.0)",
+        ("tests/data_prep/denoise/test_rule.py::test_noise_of_less_than_half_a_grey_level_is_left",),
+    ),
+    Mutant(
+        "BM3D's strips see too little around them",
+        "data_prep/denoise/bm3d/strips.py",
+        "return 2 * (stage.search_window // 2) + stage.block_size",
+        "return stage.search_window // 2 + stage.block_size",
+        (f"{_BM3D}::test_strips_of_a_large_image_are_as_the_whole_to_the_bit",),
+    ),
+    Mutant(
+        "a window's picture counted in values",
+        "data_prep/decode/presentation.py",
+        "between = pixels[(values > low) & (values < high)].sum()",
+        "between = pixels.sum() * ((values > low) & (values < high)).mean()",
+        (f"{_DICOM}::test_what_a_window_shows_is_counted_in_pixels_not_in_values",),
+    ),
+    Mutant(
+        "the cache's whole numbers too short",
+        "data_prep/image_task.py",
+        "np.uint16 if bits < 16 else np.uint32",
+        "np.uint16 if bits < 17 else np.uint32",
+        (f"{_CACHE}::test_the_cache_holds_the_image_to_the_bit_at_every_depth",),
+    ),
+    Mutant(
+        "resizing by bands of other rows",
+        "data_prep/preprocess.py",
+        "narrow[rows] = _scaled(pixels[rows], rows.stop - rows.start, width)",
+        "narrow[rows] = _scaled(pixels[rows.start // 2 :][: rows.stop - rows.start], rows.stop - rows.start, width)",
+        ("tests/data_prep/test_preprocess.py::test_resizing_band_by_band_is_resizing_at_once",),
     ),
     Mutant(
         "BM3D's groups unweighted",

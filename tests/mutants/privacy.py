@@ -138,13 +138,13 @@ PRIVACY = (
         ("tests/osteojax/predict/test_private_predictions.py::test_a_map_is_drawn_over_the_masked_picture",),
     ),
     Mutant(
-        "every fingerprint changed by the choice of a mask",
+        "every fingerprint changed by a later choice",
         "data_prep/preprocess.py",
-        '            del fields["burned_in"]',
-        '            fields["burned_in"] = "keep"',
+        "                del fields[name]",
+        "                fields[name] = before",
         (
             "tests/data_prep/test_preprocess.py::"
-            "test_masking_is_told_only_where_it_is_done_so_that_earlier_fingerprints_hold",
+            "test_what_earlier_releases_did_is_not_told_so_that_their_fingerprints_hold",
         ),
     ),
     Mutant(

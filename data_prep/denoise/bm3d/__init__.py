@@ -4,24 +4,33 @@ Written from Dabov, Foi, Katkovnik, Egiazarian, IEEE TIP 16(8), 2007, and its pu
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep.denoise.bm3d.profiles import FAST, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.coloured import WHITE, autocovariance
+from data_prep.denoise.bm3d.profiles import FAST, FASTER, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
-__all__ = ["FAST", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
+__all__ = ["FAST", "FASTER", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
 
 # Below this share of the image's range sigma is lost in float32, whose relative precision is 6e-8.
 _NEGLIGIBLE_SIGMA = 1e-7
 
 
 def bm3d(
-    image: np.ndarray, sigma: float, *, profile: str | Profile = "fast", backend: str = "numba"
+    image: np.ndarray,
+    sigma: float,
+    *,
+    psd: np.ndarray | None = None,
+    profile: str | Profile = "fast",
+    backend: str = "numba",
 ) -> Float32[np.ndarray, "height width"]:
-    """Removes additive white Gaussian noise from a greyscale image.
+    """Removes additive Gaussian noise, white or of a given spectrum, from a greyscale image.
 
     Adding a constant to the image adds it to the result; scaling image and sigma together scales the result.
 
@@ -30,7 +39,9 @@ def bm3d(
             (`data_prep.denoise.pixels`), any size from 1x1 up, any memory layout. A side shorter than a block is
             extended by reflection while filtering.
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
-        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), or a
+        psd: the noise's power by frequency, in the order of `numpy.fft.fft2`, on any grid from 16x16 up; only its shape
+            counts, since sigma says how strong the noise is. None, or a flat one, is white noise. Backend "numba" only.
+        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), "faster", or a
             `Profile`. The backend "package" has its own parameters instead.
         backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
             "package" (the `bm3d` package's own `np`, as a reference; closed and not for commercial use).
@@ -40,7 +51,8 @@ def bm3d(
 
     Raises:
         UserError: not a 2-D real array, empty, NaN or infinity in it, pixels or a sigma that overflow in float32, a
-            bad sigma, profile or backend, or a backend whose package is not installed.
+            bad sigma, spectrum, profile or backend, or a backend whose package is not installed or that knows white
+            noise only.
     """
     image = np.asarray(image)
     low, high = check_pixels(image, "BM3D")
@@ -53,12 +65,25 @@ def bm3d(
             raise UserError(f"BM3D: unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
         profile = PROFILES[profile]
 
+    colour = WHITE if psd is None else autocovariance(psd)
+    if colour is not WHITE and backend != "numba":
+        raise UserError(
+            f"BM3D backend {backend!r} knows white noise only; choose 'numba' for a noise spectrum"
+        )
+
+    denoise: Callable[[np.ndarray, Profile], np.ndarray]
     if backend == "numba":
-        from data_prep.denoise.bm3d.numba_backend import denoise
+        from data_prep.denoise.bm3d import numba_backend
+
+        denoise = partial(numba_backend.denoise, autocovariance=colour)
     elif backend == "jax":
-        from data_prep.denoise.bm3d.jax_backend import denoise
+        from data_prep.denoise.bm3d import jax_backend
+
+        denoise = jax_backend.denoise
     elif backend == "package":
-        from data_prep.denoise.bm3d.package_backend import denoise
+        from data_prep.denoise.bm3d import package_backend
+
+        denoise = package_backend.denoise
     else:
         raise UserError(f"BM3D: unknown backend {backend!r}; choose 'numba', 'jax' or 'package'")
 
@@ -67,13 +92,25 @@ def bm3d(
     # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
     middle = low + (high - low) / 2
-    padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
-    normalised = np.empty(padded.shape, np.float32)
-    # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
-    np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
-    normalised /= np.float32(sigma)
-    clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
-    return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
+
+    def filtered(image: np.ndarray) -> np.ndarray:
+        padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+        normalised = np.empty(padded.shape, np.float32)
+        # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
+        np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
+        del padded
+        normalised /= np.float32(sigma)
+        clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
+        return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
+
+    if backend != "numba":  # its memory grows with the image
+        return filtered(image)
+    result = np.empty(image.shape, np.float32)
+    height, width = image.shape
+    for strip in strips_of(height, width, profile):
+        kept = slice(strip.first - strip.top, strip.end - strip.top)
+        result[strip.first : strip.end] = filtered(image[strip.top : strip.bottom])[kept]
+    return result
 
 
 def _missing(size: int, profile: Profile) -> int:

@@ -30,8 +30,9 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from data_prep.denoise.bm3d.coloured import WHITE, unlike
 from data_prep.denoise.bm3d.profiles import Profile, Stage
-from data_prep.denoise.bm3d.transforms import block_transform, kaiser_window, overlap_correlation
+from data_prep.denoise.bm3d.transforms import block_covariance, block_transform, kaiser_window
 from osteojax.errors import UserError
 
 # The vector code below is written out for the paper's 8x8 blocks.
@@ -39,6 +40,8 @@ _N1 = 8
 _COEFFICIENTS = _N1 * _N1
 # Numbers in the vectors that are written out, and places of a list of matches in each of its lines.
 _LANES = 16
+# Bytes of a line of the cache, and of as many numbers as a vector has.
+_LINE = 64
 # What surrounds an image in matching: no block that reaches into it is near any other.
 _FAR = np.float32(1e15)
 # Above it, squares of differences on a grid come close to those.
@@ -56,13 +59,14 @@ _compiled = _jit(cache=True)
 _inlined = _jit(forceinline=True)
 
 
-def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
+def denoise(z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE) -> np.ndarray:
     """Both stages of BM3D on an image whose noise has standard deviation 1.
 
     Args:
         z: float32 (height, width), C-contiguous, within 1e8 of 0; the sides are 8 plus multiples of both
             stages' steps.
         profile: the parameters.
+        autocovariance: of the noise, as of `data_prep.denoise.bm3d.coloured.autocovariance`.
 
     Returns:
         float32 (height, width), the final estimate.
@@ -73,11 +77,11 @@ def denoise(z: np.ndarray, profile: Profile) -> np.ndarray:
     """
     if not max(z.max(), -z.min()) <= _LARGEST:  # NaN is not
         raise UserError(f"BM3D: pixels must be finite and within {_LARGEST:g} times sigma of 0")
-    basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard))
-    return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener))
+    basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard, autocovariance))
+    return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance))
 
 
-def _plan(stage: Stage) -> tuple:
+def _plan(stage: Stage, autocovariance: np.ndarray) -> tuple:
     """A stage's parameters as the compiled code takes them."""
     if stage.block_size != _N1:
         raise UserError(
@@ -87,33 +91,65 @@ def _plan(stage: Stage) -> tuple:
         raise UserError(f"BM3D: the numba backend takes steps of 1, 2 or 4 pixels, not {stage.step}")
     forward, inverse = block_transform(stage.transform_2d, _N1)
     window = kaiser_window(_N1, stage.kaiser_beta)
-    r = overlap_correlation(forward)
-    # [|dy| * 8 + |dx|, column frequency * 8 + row frequency], the layout of a block in the ring
-    overlap = np.einsum("yk,xl->yxlk", r, r).reshape(_COEFFICIENTS, _COEFFICIENTS)
+    # No two blocks of a group lie farther apart than the search window is wide.
+    reach = min(len(autocovariance) + _N1 - 1, stage.search_window)
+    # [|dy| * reach + |dx|, row frequency * 8 + column frequency], the layout of a block in the ring
+    shared = block_covariance(forward, autocovariance, reach).swapaxes(2, 3).reshape(-1, _COEFFICIENTS)
     return (
         stage.step,
-        stage.offsets(),
+        unlike(stage.offsets(), autocovariance),
         np.float32(stage.grid),
         np.float32(stage.tau_match * stage.distance_unit),
         np.float32(stage.distance_floor * stage.distance_unit),
         stage.group_size,
-        forward.astype(np.float32),
-        (window[:, None] * inverse).astype(np.float32),
+        *((m.astype(np.float32), _row_pairs(m)) for m in (forward, window[:, None] * inverse)),
         window.astype(np.float32),
-        overlap.astype(np.float32),
+        _aligned(shared.astype(np.float32)),
+        reach,
     )
+
+
+def _row_pairs(matrix: np.ndarray) -> np.ndarray:
+    """Of an (8, 8) matrix, float32 (4, 8, 16): eight times each entry of a column in two rows, side by side."""
+    pairs = matrix.astype(np.float32).reshape(_N1 // 2, 2, _N1).swapaxes(1, 2)
+    return _aligned(np.repeat(pairs, _N1, axis=2))
+
+
+def _aligned(values: np.ndarray) -> np.ndarray:
+    """A copy that begins where a line of the cache does, so that no vector of it lies in two."""
+    room = np.empty(values.nbytes + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[:] = values
+    return copy
 
 
 @_compiled
 def _filter_image(
-    z, pilot, wiener, strength, step, offsets, grid, tau, floor, group_size, forward, inverse, window, overlap
+    z,
+    pilot,
+    wiener,
+    strength,
+    step,
+    offsets,
+    grid,
+    tau,
+    floor,
+    group_size,
+    forward,
+    inverse,
+    window,
+    overlap,
+    reach,
 ):
     """One stage over the whole image: grouping, collaborative filtering, aggregation (equations 3 to 12).
 
     `pilot` is the image that blocks are matched on: the noisy one, or the basic estimate for Wiener
-    filtering.
+    filtering. `forward` and `inverse` are matrices and what `_row_pairs` makes of them.
     """
     height, width = z.shape
+    forward, forward_pairs = forward
+    inverse, inverse_pairs = inverse
     radius = 0
     for o in range(len(offsets)):
         radius = max(radius, abs(offsets[o, 0]))
@@ -136,10 +172,8 @@ def _filter_image(
     match = np.empty((_BAND, references, places), np.int32)
     dealt, margin = _deal_columns(pilot, grid, step, radius)
     shifts = _shifts(dealt, offsets)
-    group = np.empty((group_size, _COEFFICIENTS), np.float32)
-    pilot_group = np.empty((group_size, _COEFFICIENTS), np.float32)
-    variance = np.empty((group_size, _COEFFICIENTS), np.float32)
-    shared = np.empty((group_size, _COEFFICIENTS), np.float32)
+    group, pilot_group = _aligned_blocks(group_size), _aligned_blocks(group_size)
+    variance, shared = _aligned_blocks(group_size), _aligned_blocks(group_size)
     pairs = np.empty((group_size // 2) ** 2 + 1, np.int64)
     row = np.empty(group_size, np.int64)
     column = np.empty(group_size, np.int64)
@@ -171,14 +205,14 @@ def _filter_image(
                 column[b] = i * step + offsets[o, 1]
                 start = column[b] * _N1
                 strip = noisy_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                _transform_rows(strip, forward, group[b])
+                _transform_rows(strip, forward_pairs, group[b])
             _haar(group, size)
-            _group_variance(row, column, size, overlap, variance, shared, pairs)
+            _group_variance(row, column, size, overlap, reach, variance, shared, pairs)
             if wiener:
                 for b in range(size):
                     start = column[b] * _N1
                     strip = pilot_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                    _transform_rows(strip, forward, pilot_group[b])
+                    _transform_rows(strip, forward_pairs, pilot_group[b])
                 _haar(pilot_group, size)
                 left = _shrink_wiener(group, pilot_group, variance, size, strength)
             else:
@@ -188,7 +222,7 @@ def _filter_image(
             for b in range(size):
                 start = column[b] * _N1
                 strip = sum_ring[row[b] % ring, start : start + _COEFFICIENTS]
-                _add_block(group[b], inverse, weight, strip)
+                _add_block(group[b], inverse_pairs, weight, strip)
                 weight_ring[row[b] % ring, column[b]] += weight
     while done <= last:
         _finish_row(
@@ -196,6 +230,14 @@ def _filter_image(
         )
         done += 1
     return estimate
+
+
+@_inlined
+def _aligned_blocks(count):
+    """Room for blocks of coefficients, (count, 64); see `_aligned`."""
+    room = np.empty(count * _COEFFICIENTS + _LANES, np.float32)
+    start = (_LINE - room.ctypes.data % _LINE) % _LINE // 4
+    return room[start : start + count * _COEFFICIENTS].reshape((count, _COEFFICIENTS))
 
 
 @_inlined
@@ -465,7 +507,8 @@ def _splat(builder, value, lanes):
 
 @intrinsic
 def _join_halves(typing_context, overlap, pairs, count, scale, left, right, difference):
-    """With b = sum_n overlap[pairs[n]], n < count: difference = 1 + scale (left + right - b), left += right + b."""
+    """With a = left + right and b = sum_n overlap[pairs[n]], n < count: difference = overlap[0] + scale (a - b), and
+    left becomes a + b."""
 
     def code(context, builder, signature, arguments):
         overlap, pairs, left, right, difference = (
@@ -481,14 +524,14 @@ def _join_halves(typing_context, overlap, pairs, count, scale, left, right, diff
             for start, total in zip(starts, between, strict=True):
                 rho = builder.load(_lanes_at(builder, overlap, builder.add(row, start)), align=4)
                 builder.store(builder.fadd(builder.load(total), rho), total)
-        one = ir.Constant(line, [1.0] * _LANES)
         scale = _splat(builder, arguments[3], _LANES)
         for start, total in zip(starts, between, strict=True):
             target = _lanes_at(builder, left, start)
             a, ab = builder.load(target, align=4), builder.load(total)
             b = builder.load(_lanes_at(builder, right, start), align=4)
             within = builder.fadd(a, b)
-            variance = builder.fadd(one, builder.fmul(scale, builder.fsub(within, ab)))
+            own = builder.load(_lanes_at(builder, overlap, start), align=4)
+            variance = builder.fadd(own, builder.fmul(scale, builder.fsub(within, ab)))
             builder.store(variance, _lanes_at(builder, difference, start), align=4)
             builder.store(builder.fadd(within, ab), target, align=4)
         return context.get_dummy_value()
@@ -497,32 +540,34 @@ def _join_halves(typing_context, overlap, pairs, count, scale, left, right, diff
 
 
 def _mix(context, builder, signature, arguments, accumulate):
-    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k], eight k in one vector."""
+    """Code for out[8 l + k] (+)= sum_c matrix[l, c] block[8 c + k]: eight k of two rows l in one vector.
+
+    `matrix` is as of `_row_pairs`.
+    """
     out, matrix, block = (
         context.make_array(t)(context, builder, a).data
         for t, a in zip(signature.args[:3], arguments[:3], strict=True)
     )
-    scalar = ir.FloatType()
-    line = ir.VectorType(scalar, _N1)
+    line = ir.VectorType(ir.FloatType(), _N1)
     index = ir.IntType(32)
+    twice = ir.Constant(ir.VectorType(index, _LANES), [*range(_N1), *range(_N1)])
 
-    def at(array, n):
-        return builder.gep(array, [index(n)])
+    def line_twice(n):
+        single = builder.load(
+            builder.bitcast(builder.gep(block, [index(_N1 * n)]), line.as_pointer()), align=4
+        )
+        return builder.shuffle_vector(single, ir.Constant(line, ir.Undefined), twice)
 
-    def line_at(array, n):
-        return builder.bitcast(at(array, _N1 * n), line.as_pointer())
-
-    lines = [builder.load(line_at(block, c), align=4) for c in range(_N1)]
-    for row in range(_N1):
+    lines = [line_twice(c) for c in range(_N1)]
+    for pair in range(_N1 // 2):
         total = None
         for c in range(_N1):
-            term = builder.fmul(
-                _splat(builder, builder.load(at(matrix, _N1 * row + c)), _N1), lines[c], flags=_CONTRACT
-            )
+            factors = builder.load(_lanes_at(builder, matrix, index(_LANES * (_N1 * pair + c))), align=4)
+            term = builder.fmul(factors, lines[c], flags=_CONTRACT)
             total = term if total is None else builder.fadd(total, term, flags=_CONTRACT)
-        target = line_at(out, row)
+        target = _lanes_at(builder, out, index(_LANES * pair))
         if accumulate:
-            total = builder.fmul(total, _splat(builder, arguments[3], _N1), flags=_CONTRACT)
+            total = builder.fmul(total, _splat(builder, arguments[3], _LANES), flags=_CONTRACT)
             total = builder.fadd(total, builder.load(target, align=4), flags=_CONTRACT)
         builder.store(total, target, align=4)
     return context.get_dummy_value()
@@ -586,13 +631,13 @@ def _inverse_haar(group, size):
 
 
 @_inlined
-def _group_variance(row, column, size, overlap, variance, shared, pairs):
+def _group_variance(row, column, size, overlap, reach, variance, shared, pairs):
     """The noise variance of every coefficient of a group, in the order of `_haar`.
 
-    Blocks that overlap share noise, so that the variances are not all 1 (Makinen et al. 2020, section III):
+    Blocks nearer than `reach` share noise (Makinen et al. 2020, section III):
     var[j, k] = sum_ab H[j, a] H[j, b] rho_k(a - b). With s(A) the sum of rho over the pairs within a set of
     blocks and s(A, B) over those between two, the difference of halves A and B of h blocks each has
-    1 + (s(A) + s(B) - s(A, B)) / h.
+    rho(0) + (s(A) + s(B) - s(A, B)) / h; rho(0) is 1 where the noise is white.
     """
     one = np.float32(1)
     for i in range(size):
@@ -605,15 +650,15 @@ def _group_variance(row, column, size, overlap, variance, shared, pairs):
             for a in range(i, i + h):
                 for b in range(i + h, i + 2 * h):
                     dy, dx = abs(row[a] - row[b]), abs(column[a] - column[b])
-                    pairs[count] = dy * _N1 + dx
-                    count += (dy < _N1) & (dx < _N1)
+                    pairs[count] = dy * reach + dx
+                    count += (dy < reach) & (dx < reach)
             _join_halves(
                 overlap, pairs, count, one / np.float32(h), shared[i], shared[i + h], variance[i + h]
             )
         h *= 2
     scale = np.float32(2) / np.float32(size)
     for j in range(_COEFFICIENTS):
-        variance[0, j] = one + scale * shared[0, j]
+        variance[0, j] = overlap[0, j] + scale * shared[0, j]
 
 
 @_inlined

@@ -156,4 +156,13 @@ FAST = dataclasses.replace(
     NP, name="fast", hard=dataclasses.replace(NP.hard, step=4), wiener=dataclasses.replace(NP.wiener, step=4)
 )
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST)})
+# Four in ten of the candidates in both stages, and the first stage's group size in the second too. A smaller window has
+# fewer than 16 offsets on the lattice of 6 pixels, and loses five times as much.
+FASTER = dataclasses.replace(
+    FAST,
+    name="faster",
+    hard=dataclasses.replace(FAST.hard, search_window=25),
+    wiener=dataclasses.replace(FAST.wiener, search_window=25, group_size=16),
+)
+
+PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST, FASTER)})

@@ -64,6 +64,31 @@ def overlap_correlation(forward: np.ndarray) -> np.ndarray:
     return np.stack([(forward[:, : size - d] * forward[:, d:]).sum(axis=1) for d in range(size)])
 
 
+def block_covariance(forward: np.ndarray, autocovariance: np.ndarray, reach: int) -> np.ndarray:
+    """How much of the noise in one 2-D coefficient two blocks share, whatever the colour of the noise.
+
+    Args:
+        forward: (size, size), as of `block_transform`.
+        autocovariance: (lags, lags), `r[m, n]` of two pixels at a distance of (m, n); even in both, 0 from `lags` on.
+        reach: how many distances are wanted.
+
+    Returns:
+        float64 (reach, reach, size, size): the covariance of coefficient (k, l) of two blocks at a distance of
+        (dy, dx), `rho[dy, dx, k, l] = sum_mn a[k, m] a[l, n] r[|m + dy|, |n + dx|]` with a[k] the autocorrelation of
+        row k of `forward` (Makinen, Azzari, Foi, IEEE TIP 29, 2020, section III). At (0, 0) it is the coefficient's
+        variance. With r[0, 0] = 1 alone, white noise, it is what `overlap_correlation` gives.
+    """
+    size, lags = len(forward), len(autocovariance)
+    own = overlap_correlation(forward)
+    along = np.zeros((reach, lags, size))
+    for distance in range(reach):
+        for m in range(1 - size, size):
+            lag = abs(m + distance)
+            if lag < lags:
+                along[distance, lag] += own[abs(m)]
+    return np.einsum("yak,ab,xbl->yxkl", along, autocovariance, along, optimize=True)
+
+
 def haar_matrix(size: int) -> np.ndarray:
     """The orthonormal Haar matrix (size, size), float64, `size` a power of two; row 0 is constant."""
     matrix = np.ones((1, 1))

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from osteojax.baselines.classifiers.registry import CLASSIFIERS
+from osteojax.baselines.sources.registry import Table
 from osteojax.registry import NoSettings
 
 
 @CLASSIFIERS.function("boosting")
 def boosting(
-    categorical: np.ndarray, balanced: bool, seed: int, settings: NoSettings
+    features: Table, balanced: bool, seed: int, settings: NoSettings
 ) -> tuple[Any, dict[str, list[Any]]]:
     """Histogram gradient boosting (Friedman 2001; scikit-learn's): a missing value goes to the side that it fits.
 
@@ -21,7 +21,7 @@ def boosting(
     model = HistGradientBoostingClassifier(
         learning_rate=0.05,
         min_samples_leaf=10,
-        categorical_features=categorical,
+        categorical_features=features.categorical,
         class_weight="balanced" if balanced else None,
         early_stopping=False,
         random_state=seed,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from osteojax.baselines.sources.registry import SOURCES, Table
+from osteojax.baselines.sources.registry import SOURCES, Table, table
 from osteojax.data.dataset import IDENTITY, Joined
 from osteojax.errors import UserError
 from osteojax.run.predictions import text
@@ -39,7 +39,7 @@ def covariates(examples: Joined, settings: Covariates) -> Table:
         )
     names = settings.columns or tuple(present)
     columns = [_column([row[name] for row in rows]) for name in names]
-    return Table(
+    return table(
         names, np.stack([values for values, _ in columns], axis=1), np.asarray([kind for _, kind in columns])
     )
 

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from osteojax import config as configs
-from osteojax.baselines.sources.registry import SOURCES, Table
+from osteojax.baselines.sources.registry import SOURCES, Table, table
 from osteojax.data.dataset import Examples
 from osteojax.devices.mesh import make_mesh
 from osteojax.errors import UserError
@@ -70,4 +70,4 @@ def embedding(examples: Examples, settings: Embedding) -> Table:
         found.append(np.asarray(features(params, stats, padded), np.float64)[: len(images)])
     values = np.concatenate(found).reshape(len(examples), -1)
     names = tuple(f"feature {k}" for k in range(values.shape[1]))
-    return Table(names, values, np.zeros(len(names), bool), origin)
+    return table(names, values, **origin)

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 
-from osteojax.baselines.sources.registry import SOURCES, Table
+from osteojax.baselines.sources.registry import SOURCES, Table, table
 from osteojax.config import AtLeastOne
 from osteojax.data.dataset import Examples
 
@@ -37,7 +37,7 @@ def texture(examples: Examples, settings: Texture) -> Table:
         ]
     )
     names = tuple(f"{name} ({part + 1})" for part in range(settings.grid**2) for name in feature_names())
-    return Table(names, values, np.zeros(len(names), bool))
+    return table(names, values)
 
 
 def _parts(image: np.ndarray, grid: int) -> list[np.ndarray]:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter, rotate
 
-from data_prep.audit import keypoint_index, near_duplicates
+from data_prep.audit import keypoint_index, keypoints, near_duplicates
 from data_prep.audit.keypoint_index import KeypointIndex
-from data_prep.audit.keypoints import Keypoints
+from data_prep.audit.keypoints import Keypoints, find_keypoints
 from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, find_near_duplicates
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
@@ -160,6 +160,42 @@ def test_one_knee_of_a_radiograph_of_both(knees):
 def test_two_crops_of_one_knee(knees):
     (pair,) = _found([*knees[:5], knees[9][:180, :190], knees[9][40:, 30:]])
     assert {pair.part, pair.whole} == {5, 6}
+
+
+def _limb(knee):
+    """A thin limb on a ground that is black and flat."""
+    image = np.full((224, 224), 3.0)
+    image[:, 80:150] = np.maximum(_resized(knee, (70, 224)), 3)
+    return image
+
+
+def test_an_equalised_limb_is_a_copy(knees):
+    """The curve is so steep at the skin that local contrast does not even it out."""
+    for knee in (knees[1], knees[5]):
+        limb = _limb(knee)
+        shares = np.cumsum(np.bincount(limb.astype(np.uint8).ravel(), minlength=256)) / limb.size
+        (copy,) = find_copies([255 * shares[limb.astype(np.uint8)]], [limb], 1)
+        assert copy.correlation > near_duplicates.ACCEPT
+
+
+def test_limbs_with_straight_edges_are_no_copies(knees):
+    """Nothing but edges along the limb is left of what each of them shows."""
+    across = np.abs(np.linspace(-1, 1, 90))
+    limbs = []
+    for knee in knees:
+        limb = np.full((224, 224), 3.0)
+        limb[:, 70:160] += np.clip(_resized(knee, (90, 224)), 0, 250) * np.clip((1 - across) * 4, 0, 1)
+        limbs.append(limb)
+    assert _found(limbs) == []
+
+
+def test_half_of_a_limb_is_looked_at_closer(knees, monkeypatch):
+    limb = _limb(knees[3])
+    (copy,) = find_copies([limb[:, 112:]], [limb], 1)
+    assert copy.correlation > near_duplicates.ACCEPT
+    closer = len(find_keypoints(limb[:, 112:]).points)
+    monkeypatch.setattr(keypoints, "_FEW", 0)
+    assert closer > 1.2 * len(find_keypoints(limb[:, 112:]).points)
 
 
 def test_known_pairs_are_not_looked_at(knees):

@@ -300,6 +300,31 @@ def test_tables_that_are_empty_or_show_nothing_are_left_out():
 # --- stored bits
 
 
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("uint8", 8), ("uint16", 16), ("int16", 16), ("uint32", 20), ("uint32", 32), ("int32", 31)],
+)
+def test_the_whole_range_of_every_depth(dtype, bits, monkeypatch):
+    monkeypatch.setattr("data_prep.bands._PIXELS", 500)  # several bands
+    low = -(2 ** (bits - 1)) if dtype.startswith("i") else 0
+    stored = np.linspace(low, low + 2.0**bits - 1, 40 * 50).astype(dtype).reshape(40, 50)
+    image = decode(dicom(stored, bits, RescaleSlope=2, RescaleIntercept=-3))
+    np.testing.assert_array_equal(image.pixels, (2 * stored.astype(np.float64) - 3).astype(np.float32))
+    assert image.full_range == 2 * (2.0**bits - 1)
+
+
+def test_what_a_window_shows_is_counted_in_pixels_not_in_values():
+    stored = np.full((64, 64), 4000, np.uint16)
+    stored[0, :12] = np.arange(1000, 1012)  # all that the window shows: most of the values, 3 of 1000 pixels
+    stored[32:, ::2] = 2000
+    image = decode(dicom(stored, 12, WindowCenter=1000, WindowWidth=500))
+    assert image.notes == ()
+    stored[0, 5:12] = 4000
+    image = decode(dicom(stored, 12, WindowCenter=1000, WindowWidth=500))
+    assert image.notes == ("window ignored: it leaves nothing to see",)
+    np.testing.assert_array_equal(image.pixels, stored)
+
+
 def test_high_bit_above_the_stored_bits():
     shifted = (SMOOTH << 4).astype(np.uint16)
     same_picture(dicom(shifted, 12, HighBit=15), SMOOTH)

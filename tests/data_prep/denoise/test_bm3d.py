@@ -10,9 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from data_prep.denoise.bm3d import FAST, NP, Profile, Stage, bm3d
+from data_prep.denoise.bm3d import FAST, NP, PROFILES, Profile, Stage, bm3d
+from data_prep.denoise.bm3d.coloured import WHITE, autocovariance, unlike
 from data_prep.denoise.bm3d.numba_backend import denoise
+from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.bm3d.transforms import block_transform, haar_matrix, kaiser_window, overlap_correlation
 from osteojax.errors import UserError
 
@@ -43,7 +46,14 @@ def small(profile: Profile) -> Profile:
 # The formulas, one block after the other, in float64.
 
 
-def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, strength: float) -> np.ndarray:
+def plain_stage(
+    z: np.ndarray,
+    pilot: np.ndarray,
+    stage: Stage,
+    wiener: bool,
+    strength: float,
+    autocovariance: np.ndarray = WHITE,
+) -> np.ndarray:
     n = stage.block_size
     forward, inverse = block_transform(stage.transform_2d, n)
     window = np.outer(*[kaiser_window(n, stage.kaiser_beta)] * 2)
@@ -57,7 +67,7 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
         for x in range(0, z.shape[1] - n + 1, stage.step):
             reference = block(guide, (y, x))
             candidates = []
-            for order, offset in enumerate(stage.offsets()):
+            for order, offset in enumerate(unlike(stage.offsets(), autocovariance)):
                 at = np.array([y, x]) + offset
                 if (at >= 0).all() and (at <= np.array(z.shape) - n).all():
                     distance = np.mean((reference - block(guide, at)) ** 2)
@@ -73,7 +83,7 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
                     "ja,kp,apq,lq->jkl", haar, forward, [block(image, at) for at in places], forward
                 )
 
-            variance = dense_variance(places, haar, forward)
+            variance = dense_variance(places, haar, forward, autocovariance)
             coefficients = spectrum(z)
             if wiener:
                 power = spectrum(pilot) ** 2
@@ -89,8 +99,10 @@ def plain_stage(z: np.ndarray, pilot: np.ndarray, stage: Stage, wiener: bool, st
     return numerator / denominator
 
 
-def dense_variance(places: list, haar: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Variance of every coefficient of a group in white noise, from the pixels that each coefficient sums."""
+def dense_variance(
+    places: list, haar: np.ndarray, forward: np.ndarray, autocovariance: np.ndarray
+) -> np.ndarray:
+    """Variance of every coefficient of a group, from the pixels that each coefficient sums and what these share."""
     n = len(forward)
     lowest = np.min(places, axis=0)
     extent = np.max(places, axis=0) - lowest + n
@@ -98,7 +110,10 @@ def dense_variance(places: list, haar: np.ndarray, forward: np.ndarray) -> np.nd
     for a, at in enumerate(places):
         y, x = at - lowest
         pixels[a, :, :, y : y + n, x : x + n] = np.einsum("kp,lq->klpq", forward, forward)
-    return np.sum(np.einsum("ja,aklyx->jklyx", haar, pixels) ** 2, axis=(-2, -1))
+    maps = np.einsum("ja,aklyx->jklyx", haar, pixels)
+    around = np.pad(autocovariance, [(len(autocovariance) - 1, 0)] * 2, mode="reflect")
+    shared = ndimage.convolve(maps, around[None, None, None], mode="constant")
+    return np.sum(maps * shared, axis=(-2, -1))
 
 
 def every_pixel(profile: Profile) -> Profile:
@@ -119,6 +134,22 @@ def test_equals_the_formulas_written_out(profile, shape):
     basic = plain_stage(z, z, p.hard, False, p.lambda_3d)
     expected = plain_stage(z, basic.astype(np.float32), p.wiener, True, p.mu2)
     error = np.abs(denoise(z, p) - expected)
+    assert np.quantile(error, 0.95) < 2e-4
+    assert error.max() < 0.05
+
+
+def test_equals_the_formulas_written_out_where_the_noise_has_a_colour():
+    """Along a group too, whose blocks share noise beyond their overlap."""
+    p = small(FAST)
+    blur = np.exp(-(np.arange(-3, 4) ** 2) / 2 / 0.8**2)
+    psd = np.abs(np.fft.fft2(np.outer(blur, blur + 0.2), (32, 32))) ** 2
+    r = autocovariance(psd)
+    assert len(r) > 2
+    z = (scene(24, 36) / 20 - 5).astype(np.float32)
+    z += ndimage.convolve(np.random.default_rng(0).normal(size=z.shape), np.outer(blur, blur) / 2)
+    basic = plain_stage(z, z, p.hard, False, p.lambda_3d, r)
+    expected = plain_stage(z, basic.astype(np.float32), p.wiener, True, p.mu2, r)
+    error = np.abs(denoise(z, p, r) - expected)
     assert np.quantile(error, 0.95) < 2e-4
     assert error.max() < 0.05
 
@@ -158,7 +189,7 @@ def test_haar_is_orthonormal():
         np.testing.assert_allclose(haar_matrix(size) @ haar_matrix(size).T, np.eye(size), atol=1e-12)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 def test_denoises(profile):
     clean = scene(96, 96)
     noisy = noisy_scene(96, 96)
@@ -195,7 +226,7 @@ def test_a_shifted_image_gives_the_shifted_result():
     assert inside.max() < 1e-3
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e6, 65535])
 def test_a_constant_image_is_unchanged(profile, value):
     image = np.full((21, 34), value)
@@ -209,7 +240,7 @@ def test_without_noise_nothing_changes():
     np.testing.assert_allclose(bm3d(image, 1e-3), image, atol=1e-2)
 
 
-@pytest.mark.parametrize("profile", ["np", "fast"])
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 3), (7, 60), (8, 8), (9, 13), (50, 2), (61, 47)])
 def test_any_size(shape, profile):
     noisy = 100 + np.random.default_rng(0).normal(0, 20, shape)
@@ -235,6 +266,24 @@ def test_the_input_is_left_alone():
     before = noisy.copy()
     bm3d(noisy, 20.0)
     np.testing.assert_array_equal(noisy, before)
+
+
+@pytest.mark.parametrize("profile", ["np", "fast", "faster"])
+@pytest.mark.parametrize("height", [389, 801])
+def test_strips_of_a_large_image_are_as_the_whole_to_the_bit(profile, height, monkeypatch):
+    noisy = noisy_scene(height, 40)
+    whole = bm3d(noisy, 20.0, profile=profile)
+    cut = list(strips_of(height, 40, PROFILES[profile], pixels=1))
+    assert len(cut) >= 2
+    assert [row for strip in cut for row in range(strip.first, strip.end)] == list(range(height))
+    monkeypatch.setattr("data_prep.denoise.bm3d.strips_of", lambda height, width, profile: cut)
+    np.testing.assert_array_equal(bm3d(noisy, 20.0, profile=profile), whole)
+
+
+def test_only_large_images_are_cut_and_strips_are_bounded():
+    assert len(list(strips_of(4096, 4096, FAST))) == 1
+    strips = list(strips_of(10_000, 10_000, FAST))
+    assert max(strip.bottom - strip.top for strip in strips) * 10_000 <= 2**24
 
 
 def _denoise_seeded(seed: int) -> bytes:
@@ -298,7 +347,7 @@ for profile in ("fast", "np"):
         (np.array([[np.inf], [1.0]]), 1.0, {}, "row 0, column 0"),
         (np.zeros((4, 4)), -1.0, {}, "sigma"),
         (np.zeros((4, 4)), float("nan"), {}, "sigma"),
-        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast"),
+        (np.zeros((4, 4)), 1.0, {"profile": "best"}, "unknown profile 'best'.*np, fast, faster"),
         (np.zeros((4, 4)), 1.0, {"backend": "gpu"}, "unknown backend 'gpu'"),
     ],
 )

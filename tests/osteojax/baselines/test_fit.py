@@ -15,6 +15,7 @@ from osteojax import config as configs
 from osteojax import leaky
 from osteojax.baselines import fit
 from osteojax.baselines.classifiers.registry import CLASSIFIERS
+from osteojax.baselines.sources.registry import table, together
 from osteojax.cli.main import run
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
@@ -114,7 +115,7 @@ def test_the_classifier_is_scikit_learns_on_what_the_training_images_say(tmp_pat
     missing = np.isnan(age)
     filled = np.where(missing, np.nanmedian(age[:120]), age)
     x = np.stack([filled, missing], 1)
-    x = (x - x[:120].mean(0)) / x[:120].std(0)
+    x = (x - x[:120].mean(0)) / x[:120].std(0)  # one column: its block's weight is 1
     model = LogisticRegression(C=chosen, class_weight="balanced", max_iter=5000).fit(x[:120], y[:120])
     said = read_predictions(tmp_path / "clinical" / "eval" / "test" / "predictions.csv")
     assert said.ids[60:120].tolist() == [row["id"].decode() for row in rows[120:]]
@@ -208,7 +209,7 @@ def test_a_class_read_from_a_predicted_number():
     x = rng.normal(size=(400, 3))
     t = x @ [1.0, -0.5, 0.0] - 1.5 + rng.normal(0, 0.5, 400)
     y = np.digitize(-t, [1.0, 2.5], right=False)  # -1 itself is osteopenia, -2.5 osteoporosis
-    model, grid = CLASSIFIERS.bind("thresholded", {}, {}, "settings")(np.zeros(3, bool), True, 0)
+    model, grid = CLASSIFIERS.bind("thresholded", {}, {}, "settings")(table(("a", "b", "c"), x), True, 0)
     assert list(grid) == ["alpha"]
     model.set_params(alpha=1e-3).fit(x, y, target=t)
     assert model.sigma_ == pytest.approx(0.5, rel=0.1)
@@ -246,3 +247,17 @@ def test_a_row_that_learns_a_number(tmp_path):
         config.rows.score.target = "score"
         config.settings.thresholded = {"thresholds": (-1.0,)}
         fit.fit_baselines(config, data, tmp_path / "out")
+
+
+def test_a_column_is_not_lost_among_the_many_of_another_source():
+    """Of F columns each weighs 1 / sqrt(F): both sources have the same variance in all."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 150)
+    age = table(("age",), y[:, None] + rng.normal(0, 0.3, (150, 1)))
+    many = table(tuple(f"feature {k}" for k in range(600)), rng.normal(size=(150, 600)))
+    both = together([many, age])
+    model, _ = CLASSIFIERS.bind("logistic", {}, {}, "settings")(both, True, 0)
+    x = model[:-1].fit_transform(both.values)
+    assert x[:, :600].var(0).sum() == pytest.approx(1) and x[:, 600].var() == pytest.approx(1)
+    model.set_params(logisticregression__C=1.0).fit(both.values[:75], y[:75])
+    assert model.score(both.values[75:], y[75:]) > 0.8
