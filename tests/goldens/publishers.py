@@ -52,11 +52,11 @@ def torchvision_file(name: str) -> Callable[[Path], tuple[Path, nn.Module]]:
     return write
 
 
-def timm_file(name: str) -> Callable[[Path], tuple[Path, nn.Module]]:
+def timm_file(name: str, **settings: bool) -> Callable[[Path], tuple[Path, nn.Module]]:
     """timm's network and its .safetensors."""
 
     def write(folder: Path) -> tuple[Path, nn.Module]:
-        network = fill(timm.create_model(name, pretrained=False))
+        network = fill(timm.create_model(name, pretrained=False, **settings))
         save_file(network.state_dict(), folder / "model.safetensors")
         return folder / "model.safetensors", network
 
@@ -82,7 +82,20 @@ def huggingface_file(depths: list[int], layer_type: str) -> Callable[[Path], tup
 FILES = [
     *(
         ("torchvision", name, name, torchvision_file(name))
-        for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "vgg16_bn", "densenet121")
+        for name in (
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet152",
+            "vgg16_bn",
+            "densenet121",
+            "mobilenet_v2",
+            "convnext_tiny",
+            "efficientnet_b0",
+            "mobilenet_v3_large",
+            "swin_t",
+        )
     ),
     *(
         ("timm", name, ours, timm_file(name))
@@ -95,6 +108,12 @@ FILES = [
             ("vgg16_bn", "vgg16_bn"),
             ("densenet121", "densenet121"),
         )
+    ),
+    (
+        "timm",
+        "vit_small_patch16_224",
+        "vit_small_patch16",
+        timm_file("vit_small_patch16_224", dynamic_img_size=True, dynamic_img_pad=True),
     ),
     ("Hugging Face", "microsoft/resnet-18", "resnet18", huggingface_file([2, 2, 2, 2], "basic")),
     ("Hugging Face", "microsoft/resnet-50", "resnet50", huggingface_file([3, 4, 6, 3], "bottleneck")),

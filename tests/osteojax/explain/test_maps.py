@@ -223,11 +223,12 @@ SIGNED = ("convnext_tiny", "efficientnet_b0", "mobilenet_v3_large", "swin_t", "v
 def test_every_architecture_has_maps(arch):
     """The class activation maps of all; the methods that only need logits know nothing of architectures."""
     network = Network(models.create(arch, conv_impl="native", rngs=nnx.Rngs(0)))
-    image = np.random.default_rng(0).random((1, 64, 64, 1), np.float32)
-    given = (network.cut(network.last_map), *network.init(), image, np.array([1], np.int32))
+    image = np.repeat(np.random.default_rng(0).random((1, 64, 64, 1), np.float32), 3, axis=0)
+    # Of signed activations a class may have no place that speaks for it; not all three of them.
+    given = (network.cut(network.last_map), *network.init(), image, np.arange(3, dtype=np.int32))
     for name in ("grad_cam", "grad_cam++"):
         found = explainer(name)(*given)
-        assert found.shape == (1, 64, 64) and found.dtype == jnp.float32
+        assert found.shape == (3, 64, 64) and found.dtype == jnp.float32
         assert np.isfinite(found).all() and found.min() >= 0
         assert np.ptp(found) > 0 or (name == "grad_cam++" and arch in SIGNED)
 
@@ -248,9 +249,10 @@ def test_every_architecture_has_maps(arch):
 )
 def test_every_kind_of_architecture_has_every_map(arch):
     network = Network(models.create(arch, conv_impl="native", rngs=nnx.Rngs(0)))
-    image = np.random.default_rng(0).random((1, 64, 64, 1), np.float32)
-    given = (network.cut(network.last_map), *network.init(), image, np.array([1], np.int32))
+    image = np.repeat(np.random.default_rng(0).random((1, 64, 64, 1), np.float32), 3, axis=0)
+    # Of signed activations a class may have no place that speaks for it; not all three of them.
+    given = (network.cut(network.last_map), *network.init(), image, np.arange(3, dtype=np.int32))
     for name in EXPLAINERS:
         found = explainer(name, **({"patch": 32, "stride": 32} if name == "occlusion" else {}))(*given)
-        assert found.shape == (1, 64, 64) and np.isfinite(found).all()
+        assert found.shape == (3, 64, 64) and np.isfinite(found).all()
         assert np.any(found) or (name == "grad_cam++" and arch in SIGNED)
