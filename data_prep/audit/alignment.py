@@ -23,6 +23,8 @@ _ALIGNED_BY, _COMPARED = (1.0, 4.0), (0.0, 2.0)
 _TILE, _TILES, _SPARED = 16, 12, 0.4
 # Least `_crossing` of a tile that is compared.
 _CROSSING = 0.03
+# Of images that have hardly any such tile all count, and what they lack of 1 so many times.
+_DOUBTED = 2.8
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
 
 
@@ -35,7 +37,8 @@ class Alignment:
         inverted: whether bright and dark are swapped.
         correlation: of the fine detail, -1 to 1: what three fifths of the tiles exceed that have some in both, so that
             text, borders and what a window clips do not count. The highest of three: of the images as they are, for
-            a white border shifts all ranks, and of either with the other's grey levels.
+            a white border shifts all ranks, and of either with the other's grey levels. Where hardly a tile shows more
+            than straight edges it is held back, so that only what hardly differs is a copy.
     """
 
     matrix: NDArray[np.float64]
@@ -152,13 +155,17 @@ def _tiles(ours: Array, theirs: Array, seen: NDArray[np.bool_]) -> float | None:
     a, b = _tiled(ours), _tiled(theirs)
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     norms = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
-    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped. One with
-    # nothing but a straight edge is like all others: limbs of other people would be copies.
-    used = (_tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE) & (_crossing(ours) > _CROSSING)
+    # A tile that is blank in one has nothing to compare: background, a frame, or what a window clipped.
+    used = (_tiled(seen).mean(1) > 0.9) & (np.minimum(*norms) > 0.3 * _TILE)
+    # One with nothing but a straight edge is like all others: limbs of other people would be copies.
+    telling = used & (_crossing(ours) > _CROSSING)
+    enough = telling.sum() >= _TILES
     if used.sum() < _TILES:
         return None
+    used = telling if enough else used
     alike = (a * b).sum(1)[used] / (norms[0] * norms[1])[used]
-    return float(np.quantile(alike, _SPARED))
+    found = float(np.quantile(alike, _SPARED))
+    return found if enough else 1 - _DOUBTED * (1 - found)
 
 
 def _tiled(values: NDArray) -> NDArray:

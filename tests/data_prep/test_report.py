@@ -45,7 +45,7 @@ def prepared(tmp_path_factory):
     lines.append("gone.png,healthy,p40,A")
     (source / "labels.csv").write_text("\n".join(lines) + "\n")
     settings = configs.load("configs/prep/prep.py")
-    settings.image_size = 64
+    settings.image_size = 96  # at 64 a crop of such texture has lost its fine detail
     settings.workers = 0
     settings.quarantine.max_fraction = 0.5
     settings.audit.shortcuts = False

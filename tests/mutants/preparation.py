@@ -134,6 +134,20 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/audit/test_near_duplicates.py::test_an_equalised_limb_is_a_copy",),
     ),
     Mutant(
+        "near copies: straight edges alone count like any detail",
+        "data_prep/audit/alignment.py",
+        "_DOUBTED = 2.8",
+        "_DOUBTED = 1.0",
+        ("tests/data_prep/audit/test_near_duplicates.py",),
+    ),
+    Mutant(
+        "near copies: of images without telling tiles nothing is a copy",
+        "data_prep/audit/alignment.py",
+        "return found if enough else 1 - _DOUBTED * (1 - found)",
+        "return found if enough else None",
+        ("tests/data_prep/audit/test_near_duplicates.py",),
+    ),
+    Mutant(
         "near copies: tiles with a straight edge alone are compared",
         "data_prep/audit/alignment.py",
         "_CROSSING = 0.03",
