@@ -24,7 +24,7 @@ _TILE, _TILES, _SPARED = 16, 12, 0.4
 # Least `_crossing` of a tile that is compared.
 _CROSSING = 0.03
 # Of images that have hardly any such tile all count, and what they lack of 1 so many times.
-_DOUBTED = 2.8
+_DOUBTED = 2.0
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 3e-4)
 
 

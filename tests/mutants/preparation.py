@@ -136,7 +136,7 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "near copies: straight edges alone count like any detail",
         "data_prep/audit/alignment.py",
-        "_DOUBTED = 2.8",
+        "_DOUBTED = 2.0",
         "_DOUBTED = 1.0",
         ("tests/data_prep/audit/test_near_duplicates.py",),
     ),
