@@ -1,12 +1,18 @@
 """The table of bad inputs: none stops a run or changes a good file, and what is read is what may be read."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import bad_inputs
+# By its path: with the folder on sys.path its bm3d.py would be taken for the package bm3d.
+_SPEC = importlib.util.spec_from_file_location(
+    "bad_inputs", Path(__file__).resolve().parents[1] / "benchmarks" / "bad_inputs.py"
+)
+bad_inputs = importlib.util.module_from_spec(_SPEC)
+sys.modules["bad_inputs"] = bad_inputs  # dataclasses look their module up
+_SPEC.loader.exec_module(bad_inputs)
 
 READ = {
     "PNG without its end.png",
