@@ -246,12 +246,15 @@ class PrefixCache:
                 "bfloat16 or float32"
             )
 
-    def _inputs(self, source: Examples, rows: range, view: int) -> tuple[np.ndarray, np.int32, np.ndarray]:
-        """Images, padded to the rows that training has, the view, and the examples' numbers."""
+    def _inputs(self, source: Examples, rows: range, view: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Images, padded to the rows that training has, the view, and the examples' numbers, on this host's devices."""
         image, _ = source.read(rows)
         padded = np.zeros((self._rows, *image.shape[1:]), image.dtype)
         padded[: len(rows)] = image
-        return padded, np.int32(view), rows.start + np.arange(self._rows, dtype=np.int32)
+        numbers = rows.start + np.arange(self._rows, dtype=np.int32)
+        # Of several processes none may hand arrays of numpy to a program that is laid out over devices.
+        by_row, whole = batch_sharding(self._here), replicated(self._here)
+        return jax.device_put((padded, np.int32(view), numbers), (by_row, whole, by_row))
 
 
 @dataclasses.dataclass(frozen=True)
