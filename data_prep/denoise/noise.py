@@ -100,7 +100,7 @@ def estimate_sigma(image: np.ndarray) -> NoiseEstimate:
     """
     image = np.asarray(image)
     check_pixels(image, "noise estimation")
-    image = _sample(image)
+    image = sample(image)
     x, lo, hi = to_unit_range(image)
     textured, whole, clipped_low, clipped_high = noisy_pixels(x)
     # With (almost) nothing outside the clipped areas a low reading is better than a handful of pixels.
@@ -175,10 +175,10 @@ def to_unit_range(image: np.ndarray) -> tuple[np.ndarray, float, float]:
     return x.astype(np.float32), low, high
 
 
-def _sample(image: np.ndarray) -> np.ndarray:
+def sample(image: np.ndarray) -> np.ndarray:
     """The image, or of a very large one bands of rows spread evenly over it: it has pixels enough.
 
-    The seams between the bands are one row in `_BAND_ROWS`, which no median notices.
+    The seams between the bands are one row in `_BAND_ROWS`, which no median notices, and no quiet tile lies on.
     """
     if image.size <= _SAMPLE_PIXELS:
         return image

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import special
 
-from data_prep.denoise.noise import noisy_pixels, to_unit_range
+from data_prep.denoise.noise import noisy_pixels, sample, to_unit_range
 from data_prep.denoise.pixels import check_pixels
 
 TILE = 32  # pixels
@@ -74,7 +74,8 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
     0.34. Noise with more power there is underestimated, and so is noise that is louder where the image is brighter.
 
     Args:
-        image: (height, width), any real dtype, in a range that float32 can compute with.
+        image: (height, width), any real dtype, in a range that float32 can compute with; of a very large one bands of
+            rows are looked at.
 
     Returns:
         The spectrum; where `doubt` says something it is no measure of noise.
@@ -84,7 +85,7 @@ def estimate_spectrum(image: np.ndarray) -> NoiseSpectrum:
     """
     image = np.asarray(image)
     check_pixels(image, "noise estimation")
-    x, low, high = to_unit_range(image)
+    x, low, high = to_unit_range(sample(image))
     tiles, brightness = _quiet_tiles(x, noisy_pixels(x)[1])
     if len(tiles) < _FEWEST:
         return NoiseSpectrum(0.0, np.ones((GRID, GRID)), len(tiles), (), "few_tiles")
