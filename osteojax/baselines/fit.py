@@ -129,6 +129,11 @@ def fit_baselines(config: ml_collections.ConfigDict, data_dir: str | Path, out: 
     with progress("fitting", len(asked.rows) * len(parts)) as advance:
         for name, row in asked.rows.items():
             features = together([tables[source] for source in row.sources])
+            if row.target in features.names:
+                raise UserError(
+                    f"rows.{name}: its target {row.target!r} is among its features; name the columns that it may know "
+                    "with --config.settings.covariates.columns"
+                )
             target = covariates(everything, Covariates((row.target,))).values[:, 0] if row.target else None
             fitted = []
             for learn, _ in parts:

@@ -9,7 +9,6 @@ import numpy as np
 from osteojax import config as configs
 from osteojax.baselines.sources.registry import SOURCES, Table, table
 from osteojax.data.dataset import Examples
-from osteojax.devices.mesh import make_mesh
 from osteojax.errors import UserError
 from osteojax.models import POOL
 from osteojax.models.network import Network
@@ -59,7 +58,7 @@ def embedding(examples: Examples, settings: Embedding) -> Table:
         raise UserError(
             f"{origin['architecture']} has no pooled features; choose another model in {settings.config}"
         )
-    params, stats = jax.device_put(network.init(), make_mesh(1, 1, jax.local_devices()[:1]).devices.item())
+    params, stats = jax.device_put(network.init(), jax.local_devices()[0])
     features = jax.jit(network.cut(POOL).features)
     found = []
     for first in range(0, len(examples), _ROWS):

@@ -238,6 +238,10 @@ def test_a_row_that_learns_a_number(tmp_path):
     _, score = fit.fit_baselines(config, data, tmp_path / "out")
     assert score.metrics["n"] == 30 and score.metrics["origin"]["target"] == "score"
     assert score.metrics["balanced_accuracy"]["value"] > 0.7
+    with pytest.raises(UserError, match=r"rows\.score: its target 'score' is among its features"):
+        config.settings.covariates.columns = ()
+        fit.fit_baselines(config, data, tmp_path / "out")
+    config.settings.covariates.columns = ("age",)
     with pytest.raises(UserError, match=r"rows\.score: classifier='thresholded' with target=''"):
         config.rows.score.target = ""
         fit.fit_baselines(config, data, tmp_path / "out")
