@@ -22,7 +22,7 @@ from osteojax.baselines.classifiers.registry import CLASSIFIERS, REGRESSES
 from osteojax.baselines.sources.covariates import Covariates, covariates
 from osteojax.baselines.sources.registry import SOURCES, Table, together
 from osteojax.config import Bound
-from osteojax.data.dataset import Example, Joined, PreparedDataset
+from osteojax.data.dataset import Example, PreparedDataset, Split
 from osteojax.errors import UserError
 from osteojax.files import disk_errors, write_atomically
 from osteojax.metrics.difference import bootstrapped, holm
@@ -113,9 +113,8 @@ def fit_baselines(config: ml_collections.ConfigDict, data_dir: str | Path, out: 
     asked = read_baselines(config)
     dataset = PreparedDataset.open(data_dir)
     deals = [dataset.for_fold(fold) for fold in range(dataset.folds)] or [dataset]
-    for deal in deals:
-        deal.check_divides_nobody()
-    everything = Joined([dataset.source(name) for name, count in dataset.splits.items() if count])
+    dataset.check_divides_nobody()  # of folds: no two of them, so no deal either
+    everything = dataset.everything()
     images = _Images.of(everything, dataset.class_names)
     parts = [(images.places(deal, "train", "val"), images.places(deal, TEST)) for deal in deals]
     tested = np.concatenate([test for _, test in parts])
@@ -223,7 +222,7 @@ class _Images:
     place: Mapping[str, int]
 
     @classmethod
-    def of(cls, everything: Joined, class_names: tuple[str, ...]) -> "_Images":
+    def of(cls, everything: Split, class_names: tuple[str, ...]) -> "_Images":
         identities = everything.identities()
         return cls(
             identities,

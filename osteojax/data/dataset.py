@@ -153,37 +153,6 @@ class Some(Examples):
         return [everything[place] for place in self._places]
 
 
-class Joined(Examples):
-    """The examples of several sources, one source after the other.
-
-    Args:
-        parts: sources that `PreparedDataset.source` gives, at least one.
-    """
-
-    def __init__(self, parts: Sequence["Split | Some"]) -> None:
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Example]:
-        """The examples at these places."""
-        places = np.asarray(indices, np.int64)
-        found: list[Example] = [{} for _ in places]
-        owner = np.searchsorted(self._ends, places, side="right")
-        for number, part in enumerate(self._parts):
-            mine = np.flatnonzero(owner == number)
-            first = self._ends[number] - len(part)
-            for at, example in zip(mine, part.__getitems__((places[mine] - first).tolist()), strict=True):
-                found[at] = example
-        return found
-
-    def identities(self) -> list[Example]:
-        """See `Split.identities`."""
-        return [example for part in self._parts for example in part.identities()]
-
-
 @dataclasses.dataclass(frozen=True)
 class PreparedDataset:
     """A directory that `osteojax prep` wrote.
@@ -378,6 +347,17 @@ class PreparedDataset:
             present = ", ".join(f"{name} ({n})" for name, n in self.splits.items())
             raise UserError(f"{self.directory} has no examples in split {split!r}; it has {present}")
         return self._examples(split)
+
+    def everything(self) -> Split:
+        """All stored examples, whatever their split, one part after the other.
+
+        Raises:
+            UserError: the shards are not there, or hold another number of examples.
+        """
+        names = tuple(name for name, count in self._stored.items() if count)
+        count = sum(self._stored.values())
+        whole = dataclasses.replace(self, splits={"all": count}, _parts={"all": names}, _places={})
+        return whole._stored_examples("all")
 
     def _examples(self, split: str) -> Split | Some:
         examples = self._stored_examples(split)

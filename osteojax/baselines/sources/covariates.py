@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from osteojax.baselines.sources.registry import SOURCES, Table, table
-from osteojax.data.dataset import IDENTITY, Joined
+from osteojax.data.dataset import IDENTITY, Split
 from osteojax.errors import UserError
 from osteojax.run.predictions import text
 
@@ -22,7 +22,7 @@ class Covariates:
 
 
 @SOURCES.function("covariates", settings=Covariates)
-def covariates(examples: Joined, settings: Covariates) -> Table:
+def covariates(examples: Split, settings: Covariates) -> Table:
     """The columns as numbers where all that is known of them is numeric, else as categories.
 
     Raises:

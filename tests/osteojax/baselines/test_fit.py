@@ -265,3 +265,13 @@ def test_a_column_is_not_lost_among_the_many_of_another_source():
     assert x[:, :600].var(0).sum() == pytest.approx(1) and x[:, 600].var() == pytest.approx(1)
     model.set_params(logisticregression__C=1.0).fit(both.values[:75], y[:75])
     assert model.score(both.values[75:], y[75:]) > 0.8
+
+
+def test_folds_that_share_a_patient_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = examples_of(30, rng), examples_of(30, rng, first=60)
+    shared = dataclasses.replace(second[0], patient_id=first[0].patient_id, group=first[0].group)
+    parts = {"fold0": examples_of(30, rng, first=120), "fold1": first, "fold2": [shared, *second[1:]]}
+    data = small.write_examples(tmp_path / "data", parts)
+    with pytest.raises(UserError, match="two splits share 1 patients and 1 groups"):
+        fit.fit_baselines(config_of(clinical={"sources": ("covariates",)}), data, tmp_path / "out")

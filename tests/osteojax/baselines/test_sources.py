@@ -16,7 +16,7 @@ from osteojax.baselines.sources.texture import (
     of_part,
     texture,
 )
-from osteojax.data.dataset import Joined, PreparedDataset
+from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.models.build import build
 from osteojax.models.network import Network
@@ -41,10 +41,10 @@ def dataset(tmp_path_factory):
 
 
 def everything(dataset):
-    return Joined([dataset.source(name) for name in dataset.splits])
+    return dataset.everything()
 
 
-def test_joined_sources_are_one_after_the_other(dataset):
+def test_all_examples_are_those_of_one_split_after_the_other(dataset):
     joined = everything(dataset)
     assert len(joined) == 4 and [e["file"] for e in joined] == [e["file"] for e in joined.identities()]
     assert [e["file"] for e in joined.__getitems__([3, 0, 2])] == [joined[k]["file"] for k in (3, 0, 2)]
@@ -113,7 +113,7 @@ def config_file(tmp_path, prepared):
 
 
 def test_the_embedding_is_what_the_head_sees(prepared, config_file):
-    source = Joined([PreparedDataset.open(prepared).source("train")])
+    source = PreparedDataset.open(prepared).source("train")
     table = embedding(source, Embedding(config=str(config_file), init="random"))
     experiment = read_experiment(small.quick_config(prepared))
     network = Network(build(experiment.model, "tiny", 3, seed=experiment.seed))
@@ -129,6 +129,6 @@ def test_the_embedding_is_what_the_head_sees(prepared, config_file):
 def test_a_run_of_ours_is_no_embedding(prepared, config_file, tmp_path):
     with pytest.raises(UserError, match=r"is a run, which may have learned from what is tested here"):
         embedding(
-            Joined([PreparedDataset.open(prepared).source("train")]),
+            PreparedDataset.open(prepared).source("train"),
             Embedding(config=str(config_file), weights=str(tmp_path)),
         )

@@ -17,10 +17,9 @@ from data_prep.settings import read_settings
 from osteojax import models
 from osteojax.cli.main import run
 from osteojax.errors import UserError
-from osteojax.metrics.difference import bootstrapped
+from osteojax.metrics.difference import bootstrapped, holm
 from osteojax.run.predictions import Said
 from osteojax.sweep import compare, execute, plan, tables
-from osteojax.sweep.compare import holm
 from osteojax.train.experiment import read_experiment
 
 SCRIPT = Path(small.__file__)
