@@ -9,8 +9,8 @@ import re
 import jax
 from flax import nnx
 
-from osteojax.models.backbone import Backbone, PoolHead
-from osteojax.models.inverted_residual import Gate, MobileStem, expanded, mobile_stages
+from osteojax.models.backbone import Backbone
+from osteojax.models.inverted_residual import Gate, expanded, mobile_network, torchvision_part
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import Input, LayerOptions
 from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource, torchvision
@@ -104,21 +104,17 @@ def efficientnet_lite0(
     rngs: nnx.Rngs,
 ) -> Backbone:
     """EfficientNet-Lite0; its last 1x1 convolution, to 1,280 features, belongs to `stage4`."""
-    stem = MobileStem(32, activation=relu6, image=image, options=options, rngs=rngs)
     table = expanded(32, _GROUPS, relu6)
-    stages = mobile_stages(32, table, 1280, activation=relu6, options=options, rngs=rngs)
-    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))
+    return mobile_network(
+        arch, classes, 32, table, 1280, activation=relu6, image=image, options=options, rngs=rngs
+    )
 
 
 def _b0_module(match: re.Match[str]) -> str:
     """torchvision's groups are those of the table; a block is a list, in which the first group has no expansion."""
     group, repeat = _LITE_GROUPS[_LITE_OFFSET[match[1]] + int(match[2])]
     roles = ("depthwise", "excite", "project") if group == 0 else ("expand", "depthwise", "excite", "project")
-    role = match[3]
-    block = f"features.{group + 1}.{repeat}.block.{roles.index(role.partition('/')[0])}"
-    if role.startswith("excite"):
-        return f"{block}.{'fc1' if role == 'excite/squeeze' else 'fc2'}"
-    return f"{block}.{int(match[0].endswith('/norm'))}"
+    return torchvision_part(f"features.{group + 1}.{repeat}", roles, match)
 
 
 TORCHVISION = Layout(
@@ -145,7 +141,7 @@ def efficientnet_b0(
 ) -> Backbone:
     """EfficientNet-B0; squeeze-and-excitation narrows to a quarter of a block's input."""
     swish, gate = jax.nn.silu, Gate(hidden=jax.nn.silu, factor=jax.nn.sigmoid)
-    stem = MobileStem(32, activation=swish, image=image, options=options, rngs=rngs)
     table = expanded(32, _GROUPS, swish, squeeze=4)
-    stages = mobile_stages(32, table, 1280, activation=swish, gate=gate, options=options, rngs=rngs)
-    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))
+    return mobile_network(
+        arch, classes, 32, table, 1280, activation=swish, gate=gate, image=image, options=options, rngs=rngs
+    )

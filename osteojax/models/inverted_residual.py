@@ -4,13 +4,14 @@ MobileNetV2 and V3 and the EfficientNets differ in widths, kernel sizes and acti
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from osteojax.models.backbone import Stage
+from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers.convolution import Conv, ConvBN, Input, InputConvBN, LayerOptions
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -148,6 +149,40 @@ def mobile_stages(
             inputs = block.outputs
     stages[-1].append(ConvAct(inputs, last, activation=activation, options=options, rngs=rngs))
     return [Stage(blocks) for blocks in stages]
+
+
+def mobile_network(
+    arch: str,
+    classes: int,
+    inputs: int,
+    table: Sequence[Iterable[Block]],
+    last: int,
+    *,
+    activation: Activation,
+    gate: Gate | None = None,
+    image: Input,
+    options: LayerOptions,
+    rngs: nnx.Rngs,
+) -> Backbone:
+    """A stem of `inputs` features, the stages of a table up to `last` features, and a pooling head."""
+    stem = MobileStem(inputs, activation=activation, image=image, options=options, rngs=rngs)
+    stages = mobile_stages(inputs, table, last, activation=activation, gate=gate, options=options, rngs=rngs)
+    return Backbone(arch, stem, stages, PoolHead(last, classes, rngs=rngs))
+
+
+def torchvision_part(block: str, parts: Sequence[str], match: re.Match[str]) -> str:
+    """torchvision's name of a module of a block, which is a list of those of its parts that it has.
+
+    Args:
+        block: the block's own name.
+        parts: those that it has, in order, of expand, depthwise, excite, project.
+        match: of our name; group 3 is the part, "excite" with the layer within.
+    """
+    role = match[3]
+    part = f"{block}.block.{parts.index(role.partition('/')[0])}"
+    if role.startswith("excite"):
+        return f"{part}.{'fc1' if role == 'excite/squeeze' else 'fc2'}"
+    return f"{part}.{int(match[0].endswith('/norm'))}"
 
 
 Group = tuple[int, int, int, int, int]

@@ -8,8 +8,16 @@ import re
 import jax
 from flax import nnx
 
-from osteojax.models.backbone import Backbone, PoolHead
-from osteojax.models.inverted_residual import Block, Gate, MobileStem, expanded, mobile_stages
+from osteojax.models.backbone import Backbone
+from osteojax.models.inverted_residual import (
+    Block,
+    Gate,
+    MobileStem,
+    expanded,
+    mobile_network,
+    mobile_stages,
+    torchvision_part,
+)
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import Input, LayerOptions, Linear
 from osteojax.models.layers.pool import global_avg_pool
@@ -55,10 +63,10 @@ V2_TORCHVISION = Layout(
 )
 def mobilenet_v2(arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs) -> Backbone:
     """MobileNetV2 of width 1; its last 1x1 convolution, to 1,280 features, belongs to `stage4`."""
-    stem = MobileStem(32, activation=relu6, image=image, options=options, rngs=rngs)
     table = expanded(32, _V2_GROUPS, relu6)
-    stages = mobile_stages(32, table, 1280, activation=relu6, options=options, rngs=rngs)
-    return Backbone(arch, stem, stages, PoolHead(1280, classes, rngs=rngs))
+    return mobile_network(
+        arch, classes, 32, table, 1280, activation=relu6, image=image, options=options, rngs=rngs
+    )
 
 
 # Table 1 of the V3 paper, by the resolution that its lines leave. What is squeezed to is a quarter of the width, in
@@ -108,7 +116,7 @@ class HiddenHead(nnx.Module):
 
 def _v3_module(match: re.Match[str]) -> str:
     """A block is a list of those of its four parts that it has."""
-    stage, position, role = int(match[1]), int(match[2]), match[3]
+    stage, position = int(match[1]), int(match[2])
     block = _V3_TABLE[stage - 1][position]
     place = _V3_START[match[1]] + position
     roles = [
@@ -117,10 +125,7 @@ def _v3_module(match: re.Match[str]) -> str:
         *(("excite",) if block.squeezed else ()),
         "project",
     ]
-    name = f"features.{place}.block.{roles.index(role.partition('/')[0])}"
-    if role.startswith("excite"):
-        return f"{name}.{'fc1' if role == 'excite/squeeze' else 'fc2'}"
-    return f"{name}.{int(match[0].endswith('/norm'))}"
+    return torchvision_part(f"features.{place}", roles, match)
 
 
 V3_TORCHVISION = Layout(
