@@ -350,10 +350,7 @@ def make_files() -> None:
 def main() -> None:
     make_files()
     for name in sys.argv[1:] or NETWORKS:
-        goldens = make(name)
-        path = HERE / f"{name}.npz"
-        np.savez_compressed(path, **goldens)
-        print(f"{path.name}: {len(goldens)} arrays, {path.stat().st_size / 1024:.0f} KB")
+        seeded.write(HERE / f"{name}.npz", make(name))
 
 
 if __name__ == "__main__":

@@ -158,10 +158,7 @@ def main() -> None:
     """Writes the files."""
     print(torch.__version__, torchvision.__version__, timm.__version__)
     for name in sys.argv[1:] or NETWORKS:
-        goldens = make(name)
-        path = HERE / f"{name}.npz"
-        np.savez_compressed(path, **goldens)
-        print(f"{path.name}: {len(goldens)} arrays, {path.stat().st_size / 1024:.0f} KB")
+        seeded.write(HERE / f"{name}.npz", make(name))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ NumPy only: the script that makes the goldens (under PyTorch) and the tests (wit
 
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -63,3 +64,9 @@ def summary(activations: np.ndarray) -> np.ndarray:
     places = _rng(f"places{flat.size}").integers(0, flat.size, SAMPLES)
     moments = [flat.mean(dtype=np.float64), np.abs(flat).mean(dtype=np.float64), np.abs(flat).max()]
     return np.concatenate([np.asarray(moments, np.float32), flat[places]])
+
+
+def write(path: Path, goldens: Mapping[str, np.ndarray]) -> None:
+    """One network's goldens as a file, which it tells."""
+    np.savez_compressed(path, **goldens)
+    print(f"{path.name}: {len(goldens)} arrays, {path.stat().st_size / 1024:.0f} KB")
