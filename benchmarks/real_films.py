@@ -4,8 +4,9 @@
     python benchmarks/real_films.py study --crops=CROPS ../shared/data/fullres/* ../shared/data/knee/*/*
     python benchmarks/real_films.py count ../shared/data/knee/*/*
 
-Prints the tables of docs/real_films.md as Markdown. `truth` takes phantoms and the given films, reduced four times or
-more, as clean; `study` writes crops before and after as PNG; `count` says what the rule does with how many films.
+Prints the tables of docs/real_films.md as Markdown. `truth` takes phantoms and the given films, reduced `--reduce`
+times or more, as clean; `study` writes crops before and after as PNG; `count` says what the rule does with how many
+films.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
+from data_prep.decode import decode
 from data_prep.denoise.bm3d import bm3d
 from data_prep.denoise.noise import estimate_sigma
 from data_prep.denoise.registry import DenoiseSpec
@@ -42,10 +44,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["truth", "study", "count"])
     parser.add_argument("films", nargs="*", type=Path)
+    parser.add_argument("--reduce", type=int, default=4, help="least reduction of the films of `truth`")
     parser.add_argument("--crops", type=Path, help="folder for the pictures of `study`")
     arguments = parser.parse_intermixed_args()
     if arguments.what == "truth":
-        _print_truth(_clean_images(arguments.films))
+        _print_truth(_clean_images(arguments.films, arguments.reduce))
     elif arguments.what == "study":
         _print_study(arguments.films, arguments.crops)
     else:
@@ -59,12 +62,13 @@ def _read(path: Path) -> np.ndarray:
 # Where the truth is known
 
 
-def _clean_images(films: Sequence[Path]) -> Iterator[np.ndarray]:
+def _clean_images(films: Sequence[Path], least: int) -> Iterator[np.ndarray]:
     yield 255.0 * generate_image("healthy").clean
     yield 255.0 * generate_image("osteoporosis", patient=3).clean
     for path in films:
-        film = Image.open(path).convert("F")
-        reduction = max(4, round(max(film.size) / 700))
+        read = decode(path.read_bytes())
+        film = Image.fromarray(read.pixels * np.float32(255 / read.full_range))
+        reduction = max(least, round(max(film.size) / 700))
         size = (film.width // reduction, film.height // reduction)
         yield np.asarray(film.resize(size, Image.Resampling.BOX), float)
 
