@@ -64,17 +64,16 @@ class KeypointIndex:
             with _one_thread():
                 self._index.train(sample)
             faiss.extract_index_ivf(self._index).nprobe = 8
-        self._owner: list[NDArray[np.int32]] = []
         self._points: list[NDArray[np.float16]] = []
-        self._images = 0
+        # The number of keypoints before each image, and of all.
+        self._before = [0]
 
     def add(self, keypoints: Iterable[Keypoints]) -> None:
         """Adds images, numbered on from those that are there."""
         for some in blocks(keypoints, _ADDED):
             for image in some:
-                self._owner.append(np.full(len(image.points), self._images, np.int32))
                 self._points.append(image.points.astype(np.float16))
-                self._images += 1
+                self._before.append(self._before[-1] + len(image.points))
             descriptors = np.concatenate([image.descriptors for image in some])
             if len(descriptors):
                 with _one_thread():
@@ -90,12 +89,14 @@ class KeypointIndex:
             pool: threads to work in.
             first: where the images sought are of the index themselves, the number of the first of them.
         """
-        self._owner, self._points = [np.concatenate(self._owner)], [np.concatenate(self._points)]
+        self._points, before = [np.concatenate(self._points)], np.array(self._before)
         start, own = (0, False) if first is None else (first, True)
-        return pool.map(lambda i: self._sharing(start + i, keypoints[i], own), range(len(keypoints)))
+        return pool.map(lambda i: self._sharing(start + i, keypoints[i], before, own), range(len(keypoints)))
 
-    def _sharing(self, number: int, image: Keypoints, own: bool) -> list[Candidate]:
-        """Candidates of one image; `own` where it is itself in the index."""
+    def _sharing(
+        self, number: int, image: Keypoints, before: NDArray[np.int64], own: bool
+    ) -> list[Candidate]:
+        """Candidates of one image; `own` where it is itself in the index. `before`: keypoints before each image."""
         if not len(image.points) or not self._index.ntotal:
             return []
         faiss.omp_set_num_threads(1)  # of this thread: the pool has one a core
@@ -104,7 +105,7 @@ class KeypointIndex:
         hit = nearest[row, column]
         # What is hardly nearer than the last says little; for which images to look at it counts as little.
         weight = 1.0 - distances[row, column] / np.maximum(distances.max(axis=1)[row], np.float32(1e-9))
-        owner = self._owner[0][hit]
+        owner = np.searchsorted(before, hit, side="right") - 1
         if own:
             row, hit, owner, weight = (v[owner != number] for v in (row, hit, owner, weight))
         # In each image a keypoint has one likeness, the nearest.

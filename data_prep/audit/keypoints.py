@@ -7,6 +7,7 @@ its odd parts, so that a copy of any kind is sought by one query and not by four
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 DIMENSIONS = 128
 
-# Sides in pixels (height, width) under which an image is looked at, and how many keypoints are kept of each. A half of
-# a radiograph of both knees, squashed to the same square, has the whole's proportions again in the second or third,
-# and a crop to half of each side has its scale in the last.
-_VIEWS = (((160, 160), 200), ((160, 80), 80), ((80, 160), 80), ((80, 80), 60))
+# Sides in pixels (height, width) under which an image is looked at, how many keypoints are kept of each, and among how
+# many cells along a side they are shared out. A half of a radiograph of both knees, squashed to the same square, has
+# the whole's proportions again in the second or third, and a crop to half of each side has its scale in the last.
+_VIEWS = (((160, 160), 200, 3), ((160, 80), 80, 1), ((80, 160), 80, 1), ((80, 80), 60, 3))
 
 # An image of fewer keypoints, a thin limb or half of one on a black ground, is looked at closer instead.
 _FEW, _CLOSER = 400, 1.4
@@ -63,16 +64,36 @@ def find_keypoints(image: NDArray[np.floating]) -> Keypoints:
 def _of_views(grey: NDArray[np.uint8], even: cv2.CLAHE, scale: float) -> Keypoints:
     """Keypoints of all views, the sides of which are `scale` times those of _VIEWS."""
     points, sift = [np.zeros((0, 2), np.float32)], [np.zeros((0, DIMENSIONS), np.uint8)]
-    for sides, count in _VIEWS:
+    detector = cv2.SIFT_create(contrastThreshold=0.0, edgeThreshold=20)
+    for sides, count, cells in _VIEWS:
         height, width = (round(scale * side) for side in sides)
         view = even.apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
-        found, values = cv2.SIFT_create(
-            nfeatures=count, contrastThreshold=0.0, edgeThreshold=20
-        ).detectAndCompute(view, None)
+        side = np.array([width, height], np.float32)
+        found, values = detector.detectAndCompute(view, None)
         if values is not None and len(found):
-            points.append(cv2.KeyPoint.convert(found) / np.array([width, height], np.float32))
-            sift.append(values.astype(np.uint8))  # whole numbers, though OpenCV gives them as float32
+            kept = _strongest(found, side / cells, count)
+            points.append(cv2.KeyPoint.convert([found[i] for i in kept]) / side)
+            sift.append(values[kept].astype(np.uint8))  # whole numbers, though OpenCV gives them as float32
     return Keypoints(np.concatenate(points), np.concatenate(sift))
+
+
+def _strongest(found: Sequence[cv2.KeyPoint], cell: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Which keypoints to keep, at most `count`: from each cell in turn the strongest that is left.
+
+    So that a window cut from the image still holds its share of them; the strongest of all lie together, at a marker
+    or the edge of the film (Brown, Szeliski & Winder 2005 spread them by non-maximal suppression).
+
+    Args:
+        cell: (width, height) in pixels.
+    """
+    column, row = (cv2.KeyPoint.convert(found) // cell).astype(int).T
+    response = np.array([point.response for point in found])
+    by_cell = np.lexsort((-response, column, row))
+    cells = np.stack([row, column])[:, by_cell]
+    _, first, members = np.unique(cells, axis=1, return_index=True, return_counts=True)
+    turn = np.empty(len(found), int)
+    turn[by_cell] = np.arange(len(found)) - np.repeat(first, members)
+    return np.sort(np.lexsort((-response, turn))[:count])
 
 
 def _unsigned(sift: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -155,6 +155,27 @@ PREPARATION: tuple[Mutant, ...] = (
         ("tests/data_prep/audit/test_near_duplicates.py::test_limbs_with_straight_edges_are_no_copies",),
     ),
     Mutant(
+        "near copies: the strongest keypoints kept wherever they lie",
+        "data_prep/audit/keypoints.py",
+        "np.lexsort((-response, turn))[:count]",
+        "np.argsort(-response)[:count]",
+        ("tests/data_prep/audit/test_near_duplicates.py::test_each_part_of_an_image_keeps_keypoints",),
+    ),
+    Mutant(
+        "near copies: thumbnails of another number read",
+        "data_prep/audit/thumbnails.py",
+        "self._count += 1",
+        "self._count += 2",
+        ("tests/data_prep/audit/test_near_duplicates.py",),
+    ),
+    Mutant(
+        "near copies: a keypoint counted to the image before its own",
+        "data_prep/audit/keypoint_index.py",
+        'side="right") - 1',
+        'side="left") - 1',
+        ("tests/data_prep/audit/test_near_duplicates.py",),
+    ),
+    Mutant(
         "near copies: an image of few keypoints not looked at closer",
         "data_prep/audit/keypoints.py",
         "_FEW, _CLOSER = 400, 1.4",

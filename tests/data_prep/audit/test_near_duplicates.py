@@ -1,7 +1,10 @@
 """Near duplicates: copies are found, other radiographs of the same kind are not."""
 
 import io
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import faiss
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from data_prep.audit import alignment, keypoint_index, keypoints, near_duplicate
 from data_prep.audit.keypoint_index import KeypointIndex
 from data_prep.audit.keypoints import Keypoints, find_keypoints
 from data_prep.audit.near_duplicates import Copy, NearDuplicate, find_copies, find_near_duplicates
+from data_prep.audit.thumbnails import thumbnails_on_disk
 from data_prep.decode import decode
 from data_prep.image_task import content_hash
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
@@ -205,6 +209,48 @@ def test_half_of_a_limb_is_looked_at_closer(knees, monkeypatch):
     closer = len(find_keypoints(limb[:, 112:]).points)
     monkeypatch.setattr(keypoints, "_FEW", 0)
     assert closer > 1.2 * len(find_keypoints(limb[:, 112:]).points)
+
+
+def _loud_corner(side=160):
+    """Blobs of about one size: faint ones everywhere, strong ones in a corner."""
+    rng = np.random.default_rng(0)
+    grey = gaussian_filter(rng.normal(size=(side, side)), 2.0)
+    loud = np.ones((side, side))
+    loud[: side // 4, : side // 4] = 20.0
+    return (120 + 300 * grey * loud).clip(0, 255).astype(np.uint8)
+
+
+def test_each_part_of_an_image_keeps_keypoints():
+    picture = _loud_corner()
+    found = cv2.SIFT_create(contrastThreshold=0.0, edgeThreshold=20).detect(picture)
+    cell, count = np.float32([160 / 3, 160 / 3]), 45
+    kept = keypoints._strongest(found, cell, count)
+    response = np.array([point.response for point in found])
+    of_cell = (cv2.KeyPoint.convert(found) // cell).astype(int) @ [3, 1]
+    assert len(kept) == count < len(found) and (np.diff(kept) > 0).all()
+    for number in range(9):
+        there = np.flatnonzero(of_cell == number)
+        ours = np.intersect1d(kept, there)
+        assert len(ours) == min(5, len(there)) == 5
+        assert response[ours].min() >= np.sort(response[there])[-5]
+    # And of one cell the strongest, as OpenCV itself keeps them.
+    strongest = keypoints._strongest(found, np.float32([160, 160]), count)
+    assert set(strongest) == set(np.argsort(-response, kind="stable")[:count])
+
+
+def test_thumbnails_lie_on_disk_and_threads_may_read_them():
+    rng = np.random.default_rng(0)
+    stored = rng.integers(0, 256, (50, alignment.THUMBNAIL, alignment.THUMBNAIL)).astype(np.uint8)
+    with thumbnails_on_disk() as thumbnails, ThreadPoolExecutor(4) as pool:
+        tracemalloc.start()
+        thumbnails.extend(stored[:20])
+        thumbnails.extend(stored[20:])
+        assert tracemalloc.get_traced_memory()[0] < stored[0].nbytes
+        tracemalloc.stop()
+        assert len(thumbnails) == 50
+        order = rng.permutation(np.repeat(np.arange(50), 20))
+        for number, read in zip(order, pool.map(thumbnails.__getitem__, order), strict=True):
+            np.testing.assert_array_equal(read, stored[number])
 
 
 def test_known_pairs_are_not_looked_at(knees):
