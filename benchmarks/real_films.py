@@ -153,7 +153,8 @@ def _print_truth(images: Iterator[np.ndarray]) -> None:
     for case, rows in found.items():
         table = np.array(rows)
         with np.errstate(invalid="ignore"):
-            gain = np.nan_to_num(table[:, :4] - table[:, :1], nan=0.0)
+            gain = table[:, :4] - table[:, :1]
+        gain[np.isnan(gain)] = 0.0  # both are the clean picture itself
         worst, best = gain[:, 2].min(), int((gain[:, 3] > 1).sum())
         ours = int((gain[gain[:, 3] > 1, 2] > 1).sum())
         worst_of_all, possible, made = min(worst_of_all, worst), possible + best, made + ours

@@ -14,6 +14,7 @@ from osteojax.config import read
 from osteojax.errors import UserError
 from osteojax.models.network import Flat
 from osteojax.train.experiment import OptimizerSection
+from osteojax.train.kernels import kernels
 from osteojax.train.optimizers.registry import OPTIMIZERS
 from osteojax.train.parameter_groups import ParameterGroup
 from osteojax.train.schedules import plateau
@@ -57,9 +58,9 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation in force at `step`, over flat trees; its `update` takes the extra argument `step`.
 
-    Frozen groups pass through `optax.set_to_zero`, which holds no state. Weight decay spares vectors (biases
-    and batch norm), as usual; where it stands is the optimizer's affair. The clip is by the norm over all groups that
-    learn.
+    Frozen groups pass through `optax.set_to_zero`, which holds no state. Weight decay is for kernels alone, as usual:
+    biases, norms, and what transformers know of places are spared; where it stands is the optimizer's affair. The clip
+    is by the norm over all groups that learn.
 
     Raises:
         UserError: an unknown optimizer, or a setting that it does not have.
@@ -70,9 +71,7 @@ def make_optimizer(
         if group.frozen_at(step):
             return optax.set_to_zero()
         decay = section.weight_decay if group.weight_decay is None else group.weight_decay
-        decayed = optax.add_decayed_weights(
-            decay, mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
-        )
+        decayed = optax.add_decayed_weights(decay, mask=kernels)
         return optax.chain(*parts(decayed, _scale_by_global_schedule(schedule, group.lr_factor)))
 
     clip = optax.clip_by_global_norm(section.clip_norm if section.clip_norm > 0 else math.inf)

@@ -4,6 +4,13 @@ from tests.mutants.mutant import Mutant
 
 ENGINE: tuple[Mutant, ...] = (
     Mutant(
+        "what has two dimensions decays, positions too",
+        "osteojax/train/kernels.py",
+        'lambda path, _: path[-1].key.endswith("kernel")',
+        "lambda _, p: p.ndim > 1",
+        ("tests/osteojax/train/test_optimizers.py",),
+    ),
+    Mutant(
         "padding not masked in the loss",
         "osteojax/train/step.py",
         "weight = mask * class_weights[label]",

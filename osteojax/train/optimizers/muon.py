@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 
 from osteojax.config import AtLeastOne, Fraction, Positive
+from osteojax.train.kernels import kernels
 from osteojax.train.optimizers.registry import OPTIMIZERS
 
 
@@ -39,7 +40,7 @@ def muon(
     """Jordan et al. 2024, with the scale of Liu et al. 2025 (eq. 4) and decoupled weight decay.
 
     The momentum of each convolution, a matrix of (k k in, out), is brought near to the closest orthogonal one. The
-    head, vectors and depthwise kernels, which are no matrices, are Adam's.
+    head, what is no kernel, and depthwise kernels, which are no matrices, are Adam's.
     """
     muon = optax.chain(
         optax.contrib.scale_by_muon(
@@ -56,10 +57,11 @@ def muon(
 
 
 def _owners(params: Any) -> Any:
-    def owner(path: Any, p: Any) -> str:
-        return "muon" if _is_matrix(p) and not path[-1].key.startswith("head/") else "adam"
+    def owner(path: Any, p: Any, kernel: bool) -> str:
+        inner = kernel and not path[-1].key.startswith("head/")
+        return "muon" if inner and _is_matrix(p) else "adam"
 
-    return jax.tree_util.tree_map_with_path(owner, params)
+    return jax.tree_util.tree_map_with_path(owner, params, kernels(params))
 
 
 def _is_matrix(p: jax.Array) -> bool:

@@ -94,6 +94,36 @@ def test_lamb_is_its_algorithm_in_numpy():
         np.testing.assert_allclose(found[path], params[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
+PLACES = {
+    "head/fc/kernel": np.ones((4, 3), np.float32),
+    "stage4/blocks/0/attn/distances": np.ones((9, 2), np.float32),
+    "stem/positions": np.ones((1, 5, 4), np.float32),
+    "stem/class_token": np.ones((1, 1, 4), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIMIZERS) - {"muon"}))
+def test_what_is_known_of_places_does_not_decay(name):
+    of = section(name, schedule="constant", weight_decay=0.5)
+    optimizer = make_optimizer(
+        of, (ParameterGroup("a", ".*"),), dict.fromkeys(PLACES, "a"), make_schedule(of, 8), 0
+    )
+    nothing = jax.tree.map(np.zeros_like, PLACES)
+    updates, _ = optimizer.update(nothing, optimizer.init(PLACES), PLACES, step=0)
+    assert {path for path, update in updates.items() if update.any()} == {"head/fc/kernel"}
+
+
+def test_a_table_of_distances_is_no_matrix_to_muon_and_does_not_decay():
+    of = section("muon", schedule="constant", weight_decay=0.5)
+    optimizer = make_optimizer(
+        of, (ParameterGroup("a", ".*"),), dict.fromkeys(PLACES, "a"), make_schedule(of, 8), 0
+    )
+    gradient = {path: RNG.normal(size=p.shape).astype(np.float32) for path, p in PLACES.items()}
+    updates, _ = optimizer.update(gradient, optimizer.init(PLACES), PLACES, step=0)
+    for path in set(PLACES) - {"head/fc/kernel"}:
+        np.testing.assert_allclose(updates[path], -RATE * np.sign(gradient[path]), rtol=1e-4)
+
+
 def test_muons_step_of_a_convolution_is_nearly_orthogonal_and_the_head_is_adams():
     of = section("muon", schedule="constant", weight_decay=0.0, settings={"iterations": 12})
     gradient = {path: RNG.normal(size=p.shape).astype(np.float32) for path, p in PARAMS.items()}
