@@ -12,6 +12,7 @@ import numpy as np
 
 from osteojax.data import memory
 from osteojax.data.batches import BatchPlan
+from osteojax.data.columns import Columns, beside
 from osteojax.data.dataset import NO_SPLIT, Examples, PreparedDataset
 from osteojax.data.memory import InMemory, bytes_of
 from osteojax.devices.agreement import any_process
@@ -79,12 +80,34 @@ def choose(
     step: int,
     plan: BatchPlan,
     mesh: jax.sharding.Mesh,
+    columns: Columns | None = None,
 ) -> Feed:
-    """What the steps from `step` on read.
+    """What the steps from `step` on read, with the columns that the network takes and the T-scores that it learns.
 
     Raises:
         UserError: the dataset is damaged, or what is to be cached does not fit.
     """
+    feed = _inputs(recipe, architecture, dataset, state, step, plan, mesh)
+    t_score, validates = recipe.experiment.model.t_score, recipe.experiment.eval.split
+    if columns is None and not t_score:
+        return feed
+    train = beside(feed.train, columns, t_score, dataset.source("train").identities())
+    validation = feed.validation
+    if validation is not None:
+        validation = beside(validation, columns, t_score, dataset.source(validates).identities())
+    return dataclasses.replace(feed, train=train, validation=validation)
+
+
+def _inputs(
+    recipe: Recipe,
+    architecture: str,
+    dataset: PreparedDataset,
+    state: TrainState,
+    step: int,
+    plan: BatchPlan,
+    mesh: jax.sharding.Mesh,
+) -> Feed:
+    """Images, or activations, where they are to be read."""
     experiment = recipe.experiment
     splits = ["train"] + ([experiment.eval.split] if experiment.eval.split != NO_SPLIT else [])
     upto = frozen_prefix(recipe, step) if experiment.train.cache_prefix else None
