@@ -3,7 +3,7 @@
     osteojax sweep --sweep=configs/sweeps/paper_vs_best.py --out=SWEEP --source=RADIOGRAPHS
 
 `best` is what we would start with, chosen by no test split: it has augmentation, class weights, an average of the
-parameters that is evaluated, warmup, and validation that counts classes alike. Each row before it leaves the rest out.
+parameters that is evaluated, and validation that counts classes alike. Each row before it leaves the rest out.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ _INGREDIENTS: dict[str, dict[str, Any]] = {
     "validation": {"best.metric": "balanced_accuracy"},
     "augmentation": {"augment.flip": True, "augment.rotate": 5.0, "augment.shift": 0.05, "augment.gain": 0.1},
     "class weights": {"loss.class_weights": "balanced"},
-    "average": {"optimizer.ema_decay": 0.99, "optimizer.warmup_steps": 20},
+    "average": {"optimizer.ema_decay": 0.99},
 }
 
 

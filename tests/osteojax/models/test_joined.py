@@ -9,7 +9,7 @@ from flax import nnx
 from scipy.stats import norm
 
 from osteojax.baselines.classifiers.thresholded import Thresholds
-from osteojax.models.build import ModelSection, build
+from osteojax.models.build import ModelSection, build, build_shapes
 from osteojax.models.layers.joined import EMBEDDED
 from osteojax.models.layers.t_score import WHO, ReadFromTScore, TScore, log_shares
 from osteojax.models.network import Network
@@ -119,3 +119,20 @@ def test_the_loss_is_a_normal_likelihood_and_leaves_missing_scores_out():
     gradient = jax.grad(lambda output: negative_log_likelihood(output, score).sum())(output)
     assert np.isfinite(gradient).all() and not gradient[1].any() and gradient[0, 1:].all()
     assert isinstance(ReadFromTScore(2, rngs=nnx.Rngs(0)), TScore)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "vit_small_patch16",
+        *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("mobilenet_v3_large", "convnext_tiny")),
+    ],
+)
+def test_any_architecture_joins_behind_its_own_head(arch):
+    section = ModelSection(arch, covariates=("age",), t_score="t")
+    found = Network(build_shapes(section, arch, 3, inputs=2))
+    image, clinical = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 64, 64, 1), (2, 2)))
+    output = jax.eval_shape(found.output_function(), *found.init(), image, clinical)
+    assert output.shape == (2, 5) and found.takes_columns and found.gives_t_score
+    plain = Network(build_shapes(ModelSection(arch), arch, 3)).init()[0]
+    assert {path for path in plain if not path.startswith("head/fc/")} < found.init()[0].keys()

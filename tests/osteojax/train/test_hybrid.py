@@ -232,6 +232,7 @@ def test_other_columns_are_another_run_and_a_probe_takes_none(hybrid, data, tmp_
 def test_the_class_is_read_from_a_t_score_that_is_learned_alone(data, tmp_path):
     config = clinical.quick_config(data, head="t_score", t_score="t_score", covariates=("age", "sex"))
     config.update(epochs=8.0, preset="head")
+    config.optimizer.learning_rate = 0.1
     train(config, tmp_path / "run")
     run = open_run(tmp_path / "run", "last")
     logits, t = run.answers(run.dataset().source("train"))
