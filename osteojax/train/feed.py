@@ -80,34 +80,12 @@ def choose(
     step: int,
     plan: BatchPlan,
     mesh: jax.sharding.Mesh,
-    columns: Columns | None = None,
 ) -> Feed:
-    """What the steps from `step` on read, with the columns that the network takes and the T-scores that it learns.
+    """What the steps from `step` on read.
 
     Raises:
         UserError: the dataset is damaged, or what is to be cached does not fit.
     """
-    feed = _inputs(recipe, architecture, dataset, state, step, plan, mesh)
-    t_score, validates = recipe.experiment.model.t_score, recipe.experiment.eval.split
-    if columns is None and not t_score:
-        return feed
-    train = beside(feed.train, columns, t_score, dataset.source("train").identities())
-    validation = feed.validation
-    if validation is not None:
-        validation = beside(validation, columns, t_score, dataset.source(validates).identities())
-    return dataclasses.replace(feed, train=train, validation=validation)
-
-
-def _inputs(
-    recipe: Recipe,
-    architecture: str,
-    dataset: PreparedDataset,
-    state: TrainState,
-    step: int,
-    plan: BatchPlan,
-    mesh: jax.sharding.Mesh,
-) -> Feed:
-    """Images, or activations, where they are to be read."""
     experiment = recipe.experiment
     splits = ["train"] + ([experiment.eval.split] if experiment.eval.split != NO_SPLIT else [])
     upto = frozen_prefix(recipe, step) if experiment.train.cache_prefix else None
@@ -128,6 +106,21 @@ def _inputs(
     activations = cache.of(dataset, splits, augmented="train")
     feed = _placed(experiment, activations, mesh, pixels=False)
     return dataclasses.replace(feed, start=recipe.network.after(upto), until=until)
+
+
+def with_columns(
+    feed: Feed, experiment: Experiment, dataset: PreparedDataset, columns: Columns | None
+) -> Feed:
+    """The feed with the columns that the network takes, and the T-scores that it learns, beside the inputs."""
+    t_score = experiment.model.t_score
+    if columns is None and not t_score:
+        return feed
+
+    def joined(inputs: Examples, split: str) -> Examples:
+        return beside(inputs, columns, t_score, dataset.source(split).identities())
+
+    validation = None if feed.validation is None else joined(feed.validation, experiment.eval.split)
+    return dataclasses.replace(feed, train=joined(feed.train, "train"), validation=validation)
 
 
 def _placed(

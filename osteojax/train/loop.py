@@ -125,7 +125,12 @@ def train(
             return 0
 
         architecture = begun.origin["architecture"]
-        feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh, begun.columns)
+
+        def feed_at(state: TrainState, step: int) -> Feed:
+            found = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+            return feeds.with_columns(found, experiment, dataset, begun.columns)
+
+        feed = feed_at(state, step)
         iterator = batches_of(feed, plan, experiment, total_steps, order, begun.iterator)
         writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step, mark=mark)))
         progress = stack.enter_context(
@@ -193,7 +198,7 @@ def train(
                     "step %d: a part of the frozen prefix learns from now on; from here on images are read",
                     step,
                 )
-                feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh, begun.columns)
+                feed = feed_at(state, step)
                 iterator = batches_of(feed, plan, experiment, total_steps, order, iterator.get_state())
                 forward = forward_of(recipe, feed, mesh)
             ahead = [save_every - step % save_every, total_steps - step, experiment.log_every - len(window)]
