@@ -2,7 +2,10 @@
 
     osteojax sweep --sweep=configs/sweeps/imbalance.py --out=SWEEP --source=RADIOGRAPHS
 
-Accuracy falls where balanced accuracy rises: read both tables.
+Accuracy may fall where balanced accuracy rises: read both tables.
+
+Cost: 12 minutes of CPU for one seed of frozen features on 418 phantoms over five folds (command in docs/ablations.md).
+Found there: each remedy is better than none by 7 to 15 points of balanced accuracy; which one is not told.
 """
 
 from osteojax.sweep.plan import Variants

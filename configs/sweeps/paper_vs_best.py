@@ -4,6 +4,8 @@
 
 `best` is what we would start with, chosen by no test split: it has augmentation, class weights, an average of the
 parameters that is evaluated, and validation that counts classes alike. Each row before it leaves the rest out.
+
+Not run on public data yet: cost and finding are open.
 """
 
 from typing import Any
