@@ -19,6 +19,7 @@ from tests.mutants.baselines import BASELINES
 from tests.mutants.engine import ENGINE
 from tests.mutants.explain import EXPLAIN
 from tests.mutants.feed import FEED
+from tests.mutants.hybrid import HYBRID
 from tests.mutants.mutant import Mutant
 from tests.mutants.preparation import PREPARATION
 from tests.mutants.privacy import PRIVACY
@@ -35,6 +36,7 @@ MUTANTS = (
     *ENGINE,
     *EXPLAIN,
     *FEED,
+    *HYBRID,
     *PREPARATION,
     *PRIVACY,
     *PROBE,
