@@ -21,14 +21,14 @@ from data_prep.decode import DecodeError, decode, read_bytes
 from data_prep.phantom import CLASS_NAMES, PhantomConfig, generate_image
 from data_prep.phantom.films import draw_films, draw_leg
 from data_prep.phantom.regions import REGIONS, image_regions
-from data_prep.preprocess import PreprocessSpec, placement, preprocess
+from data_prep.preprocess import PreprocessSpec, segmenter_input
 from data_prep.region.joint import Region, find_region
-from data_prep.region.segment import SIZE, segment
-from data_prep.region.spec import FOUND, region_spec
+from data_prep.region.segment import segment
+from data_prep.region.spec import FOUND, SIZE, region_spec
 
 HELD_OUT = 1000  # a seed; training's is 0
 LEGS, COLOURS = 24, ((255, 70, 70), (80, 255, 80), (80, 160, 255))
-LOOK = PreprocessSpec(image_size=SIZE, aspect="letterbox")
+PLAIN = PreprocessSpec()
 PER_SHEET, TILE = 24, 420
 
 
@@ -60,7 +60,7 @@ def phantoms(count: int, weights: str) -> Iterator[tuple[np.ndarray, np.ndarray,
     for patient in range(count):
         image = generate_image(CLASS_NAMES[patient % 3], patient=patient, config=config)
         pixels = np.rint(255 * image.noisy)
-        p = segment(preprocess(pixels, LOOK)[..., 0], weights)
+        p = segment(segmenter_input(pixels, PLAIN)[0], weights)
         truth = image_regions(image.patient, image.acquisition, config.image_size)
         yield p, cv2.resize(p, truth.shape[::-1]).argmax(-1), truth
 
@@ -123,9 +123,8 @@ def real(folder: Path, weights: str, sheets: Path | None) -> None:
             radiograph = decode(read_bytes(path))
         except DecodeError:
             continue
-        window = placement(radiograph.pixels.shape, LOOK, radiograph.pixel_aspect)
-        small = preprocess(radiograph.pixels, LOOK, radiograph.full_range, radiograph.pixel_aspect)
-        p = segment(small[..., 0], weights)[window]
+        square, window = segmenter_input(radiograph.pixels, PLAIN, radiograph.pixel_aspect)
+        p = segment(square, weights)[window]
         region = find_region(p)
         said[region.reason] += 1
         if sheets:

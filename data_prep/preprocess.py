@@ -24,7 +24,7 @@ from data_prep.denoise.pixels import check_pixels
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.denoise.rule import LEFT_ALONE, treatment
 from data_prep.region.joint import Region, find_region
-from data_prep.region.spec import RegionSpec
+from data_prep.region.spec import SIZE, RegionSpec
 from osteojax.config import Bound, NotNegative, read
 from osteojax.errors import UserError
 
@@ -246,15 +246,21 @@ def looked_at(
     seen = masked(pixels, spec)
     if spec.region.how == "none":
         return seen, Region("")
-    from data_prep.region.segment import SIZE, segment  # it brings JAX along, which nothing else here needs
+    from data_prep.region.segment import segment  # it brings JAX along, which nothing else here needs
 
+    square, window = segmenter_input(seen, spec, pixel_aspect)
+    region = find_region(segment(square, spec.region.weights)[window])
+    return seen[_window(region, pixels.shape, spec)], region
+
+
+def segmenter_input(
+    pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """What the segmenter is given of an image: a square in [0, 1], and the part of it that the image fills."""
     whole = dataclasses.replace(spec, image_size=SIZE, aspect="letterbox")
     window = placement(pixels.shape, whole, pixel_aspect)
-    small = _resize(np.ascontiguousarray(seen, np.float32), whole, pixel_aspect)
-    region = find_region(
-        segment(_min_max(_pad(small, window, SIZE), spec.value_bits), spec.region.weights)[window]
-    )
-    return seen[_window(region, pixels.shape, spec)], region
+    small = _resize(np.ascontiguousarray(pixels, np.float32), whole, pixel_aspect)
+    return _min_max(_pad(small, window, SIZE), spec.value_bits), window
 
 
 def _window(region: Region, shape: tuple[int, ...], spec: PreprocessSpec) -> tuple[slice, slice]:

@@ -11,12 +11,10 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from data_prep.region.spec import kept
+from data_prep.region.spec import SIZE, kept
 from data_prep.region.weights import read_weights
 from osteojax.errors import UserError
 
-SIZE = 192
-"""Side in pixels of what it takes: the whole radiograph, its aspect kept, on black."""
 _ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
 
 

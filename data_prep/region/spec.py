@@ -11,6 +11,8 @@ from osteojax.errors import UserError
 from osteojax.files import cache_dir, write_atomically
 
 FOUND = "found"
+SIZE = 192
+"""Side in pixels of what the segmenter takes: the whole radiograph, its aspect kept, on its darkest value."""
 SHIPPED = Path(__file__).with_name("unet.safetensors")
 
 

@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     from data_prep.phantom.films import draw_films, draw_leg
-    from data_prep.region.segment import SIZE
+    from data_prep.region.spec import SIZE
     from data_prep.region.weights import make_unet, write_weights
     from osteojax import config as configs
     from osteojax import storage
