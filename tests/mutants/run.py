@@ -24,6 +24,7 @@ from tests.mutants.preparation import PREPARATION
 from tests.mutants.privacy import PRIVACY
 from tests.mutants.probe import PROBE
 from tests.mutants.recipes import RECIPES
+from tests.mutants.region import REGION
 from tests.mutants.search import SEARCH
 from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
@@ -39,6 +40,7 @@ MUTANTS = (
     *PRIVACY,
     *PROBE,
     *RECIPES,
+    *REGION,
     *SEARCH,
     *SPLITS,
     *TRANSFER,
