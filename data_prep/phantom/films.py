@@ -91,7 +91,7 @@ def draw_film(legs: Sequence[Leg], size: int, rng: np.random.Generator) -> tuple
     height, width = (int(side) for side in sides)
     line = np.zeros((height, width), np.float32)
     labels = np.full((height, width), BACKGROUND, np.uint8)
-    leg, flesh = legs[rng.integers(len(legs))], np.float32(rng.uniform(0.7, 1.3))
+    leg, flesh = legs[int(rng.integers(len(legs)))], np.float32(rng.uniform(0.7, 1.3))
     for place in _places(height, width, rng):
         tissue, bone, own = _placed(leg, place, (height, width), rng)
         line += flesh * tissue + bone
@@ -189,8 +189,14 @@ def _framed(image: Picture, rng: np.random.Generator) -> tuple[Picture, NDArray[
             cv2.polylines(image, [np.rint(corners * (width, height)).astype(np.int32)], True, 1.0)
     if rng.random() < 0.2:
         wide = int(rng.uniform(0.02, 0.12) * height)
-        strip = [np.s_[:wide], np.s_[height - wide :], np.s_[:, :wide], np.s_[:, width - wide :]]
-        where = strip[rng.integers(4)]
+        every = slice(None)
+        strips = (
+            (slice(wide), every),
+            (slice(height - wide, height), every),
+            (every, slice(wide)),
+            (every, slice(width - wide, width)),
+        )
+        where = strips[int(rng.integers(4))]
         image[where], seen[where] = rng.uniform(0.5, 1.0), False
     lead = np.zeros(image.shape, np.uint8)
     for _ in range(rng.integers(0, 4)):

@@ -11,14 +11,16 @@ from data_prep.region.spec import FOUND
 
 # In pixels of the segmenter's square. A joint space across a long film is about 25 by 3.
 _FEWEST_PIXELS = 20
-# Specks beside a joint: components below this share of the largest.
+# Specks: pieces of joint space below this share of the largest.
 _SPECK = 0.25
 _MOST_JOINTS = 2
-# Width of a joint space over its height, and of one knee's over the other's.
+# Width of a joint over the height of its space, and of one knee's over the other's.
 _NARROWEST, _MOST_UNLIKE = 1.5, 1.6
-# Mean probability of the answer over the joint space. Chosen on phantoms that were not learned from: docs/region.md.
+# Mean probability of the answer over the joint space; what it turns away is in docs/region.md.
 _LEAST_SURE = 0.75
-# Sides of the crop around one joint, over the width of its joint space; what a mask is widened by, in pixels.
+# Rows above and below a joint space in which the bones tell its width.
+_BESIDE = 3
+# Sides of the crop around one joint, over the width of the joint; what a mask is widened by, in pixels.
 _CROP, _WIDENED = 1.6, 2
 _EVERYWHERE = np.ones((3, 3), bool)
 
@@ -46,36 +48,51 @@ def find_region(p: NDArray[np.float32]) -> Region:
         p: (height, width, 4) probabilities of the regions over the radiograph alone, without padding.
     """
     labels = p.argmax(-1)
-    joints = _joints(labels)
-    reason = _doubt(labels, p, joints)
+    knees, _ = label(labels != BACKGROUND, _EVERYWHERE)
+    joints = _joints(labels, knees)
+    boxes = _boxes(joints, knees)
+    reason = _doubt(labels, p, joints, boxes)
     if reason != FOUND:
         return Region(reason)
-    boxes = find_objects(joints)
     side = _CROP * max(columns.stop - columns.start for _, columns in boxes) / 2
     centres = [[(part.start + part.stop) / 2 for part in box] for box in boxes]
     (top, left), (bottom, right) = np.min(centres, 0) - side, np.max(centres, 0) + side
     height, width = labels.shape
-    known = _of_joints(labels, joints)
     return Region(
         FOUND,
         (max(0.0, top / height), min(1.0, bottom / height)),
         (max(0.0, left / width), min(1.0, right / width)),
-        binary_dilation(known, _EVERYWHERE, _WIDENED),
+        binary_dilation(np.isin(knees, knees[joints > 0]), _EVERYWHERE, _WIDENED),
     )
 
 
-def _joints(labels: NDArray[np.int_]) -> NDArray[np.int_]:
-    """Each joint space numbered from 1, without specks; 0 elsewhere."""
-    components, count = label(labels == JOINT_SPACE, _EVERYWHERE)
-    sizes = np.bincount(components.ravel(), minlength=count + 1)
+def _joints(labels: NDArray[np.int_], knees: NDArray[np.int_]) -> NDArray[np.int_]:
+    """The joint space of each knee numbered from 1, in one piece or several, without specks; 0 elsewhere."""
+    pieces, count = label(labels == JOINT_SPACE, _EVERYWHERE)
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
-    kept = sizes >= max(_FEWEST_PIXELS, _SPECK * sizes.max(initial=0))
-    return (np.cumsum(kept) * kept)[components]
+    kept = (sizes >= max(_FEWEST_PIXELS, _SPECK * sizes.max(initial=0)))[pieces]
+    return np.where(kept, np.searchsorted(np.unique(knees[kept]), knees) + 1, 0)
 
 
-def _doubt(labels: NDArray[np.int_], p: NDArray[np.float32], joints: NDArray[np.int_]) -> str:
+def _boxes(joints: NDArray[np.int_], knees: NDArray[np.int_]) -> list[tuple[slice, slice]]:
+    """Rows of each joint space, and columns of the bones beside it, which tell where it ends if it is not all seen."""
+    boxes = []
+    for number, (rows, _) in enumerate(find_objects(joints), start=1):
+        near = slice(max(0, rows.start - _BESIDE), rows.stop + _BESIDE)
+        knee = knees[joints == number][0]
+        columns = np.flatnonzero((knees[near] == knee).any(0))
+        boxes.append((rows, slice(int(columns[0]), int(columns[-1]) + 1)))
+    return boxes
+
+
+def _doubt(
+    labels: NDArray[np.int_],
+    p: NDArray[np.float32],
+    joints: NDArray[np.int_],
+    boxes: list[tuple[slice, slice]],
+) -> str:
     """`FOUND`, or the first thing that is wrong."""
-    boxes = find_objects(joints)
     if not boxes:
         return "no joint space"
     if len(boxes) > _MOST_JOINTS:
@@ -97,9 +114,3 @@ def _doubt(labels: NDArray[np.int_], p: NDArray[np.float32], joints: NDArray[np.
     if p.max(-1)[joints > 0].mean() < _LEAST_SURE:
         return "not sure enough"
     return FOUND
-
-
-def _of_joints(labels: NDArray[np.int_], joints: NDArray[np.int_]) -> NDArray[np.bool_]:
-    """All that is known and hangs together with a joint space."""
-    components, _ = label(labels != BACKGROUND, _EVERYWHERE)
-    return np.isin(components, np.unique(components[joints > 0]))

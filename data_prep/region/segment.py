@@ -15,7 +15,7 @@ from data_prep.region.spec import SIZE, kept
 from data_prep.region.weights import read_weights
 from osteojax.errors import UserError
 
-_ONE_THREAD = {"xla_cpu_multi_thread_eigen": False}
+_ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 
 
 def segment(image: NDArray[np.float32], sha256: str) -> NDArray[np.float32]:

@@ -62,7 +62,8 @@ class UNet(nnx.Module):
 
         Height and width are multiples of 2**levels.
         """
-        x, passed = _blocks_to_channels(x), []
+        x = _blocks_to_channels(x)
+        passed: list[jax.Array] = []
         for level in self.down:
             x = level(_pooled(x) if passed else x)
             passed.append(x)

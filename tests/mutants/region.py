@@ -96,10 +96,17 @@ REGION = (
         (_JOINT,),
     ),
     Mutant(
+        "region: the width of a joint space that is half seen",
+        "data_prep/region/joint.py",
+        "columns = np.flatnonzero((knees[near] == knee).any(0))",
+        "columns = np.flatnonzero((joints == number).any(0))",
+        (_JOINT,),
+    ),
+    Mutant(
         "region: specks masked in",
         "data_prep/region/joint.py",
-        "return np.isin(components, np.unique(components[joints > 0]))",
-        "return components > 0",
+        "np.isin(knees, knees[joints > 0])",
+        "knees > 0",
         (_JOINT,),
     ),
     Mutant(

@@ -96,3 +96,13 @@ def test_specks_beside_a_joint_do_not_count(empty):
     labels = knee(empty, 30)
     labels[140:144, 100:106] = JOINT_SPACE
     assert find_region(sure(labels)).reason == "found"
+
+
+@pytest.mark.parametrize("columns", [slice(30, 48), slice(42, 58)])
+def test_a_joint_space_that_is_not_all_seen_moves_no_crop(empty, columns):
+    labels = knee(empty, 30)
+    whole = find_region(sure(labels))
+    labels[60:65, columns] = 0
+    part = find_region(sure(labels))
+    assert part.reason == "found"
+    np.testing.assert_allclose((part.rows, part.columns), (whole.rows, whole.columns))
