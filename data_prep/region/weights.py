@@ -1,6 +1,7 @@
 """The segmenter's parameters as a safetensors file, float16, and back."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def write_weights(path: Path, model: UNet, about: Mapping[str, str]) -> None:
         name: np.asarray(values, np.float16)
         for name, values in flat(nnx.state(model, (nnx.Param, nnx.BatchStat))).items()
     }
-    write_atomically(path, safetensors.numpy.save(tensors, dict(sorted(about.items()))))
+    # One entry: safetensors writes several in any order, and the file's SHA-256 is its name.
+    write_atomically(path, safetensors.numpy.save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
 def read_weights(path: Path) -> tuple[UNet, str]:
