@@ -35,6 +35,10 @@ def get_config() -> ConfigDict:
     config.image_size = 224
     config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads
 
+    # The region of interest (docs/region.md): none, crop to the joint, or mask all but femur, tibia and joint space.
+    config.region = ConfigDict({"how": "none"})
+    config.region.weights = ""  # of `osteojax train-segmenter`; "" for those that the package ships
+
     # Shares of the images, in each class. A patient, and identical pixels, are never divided.
     config.split = ConfigDict({"train": 0.70, "val": 0.15, "test": 0.15})
     # Instead of them, so many equal folds for cross-validation: training says which one is tested (--config.fold).

@@ -26,6 +26,7 @@ from osteojax.cli import (
     show_augment,
     sweep,
     train,
+    train_segmenter,
 )
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
@@ -50,6 +51,7 @@ COMMANDS = (
     report,
     export,
     sweep,
+    train_segmenter,
     compile_check,
 )
 

@@ -25,6 +25,7 @@ from tests.mutants.preparation import PREPARATION
 from tests.mutants.privacy import PRIVACY
 from tests.mutants.probe import PROBE
 from tests.mutants.recipes import RECIPES
+from tests.mutants.region import REGION
 from tests.mutants.search import SEARCH
 from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
@@ -41,6 +42,7 @@ MUTANTS = (
     *PRIVACY,
     *PROBE,
     *RECIPES,
+    *REGION,
     *SEARCH,
     *SPLITS,
     *TRANSFER,

@@ -21,6 +21,7 @@ COMMANDS = (
     "report",
     "export",
     "sweep",
+    "train-segmenter",
     "compile-check",
 )
 
