@@ -24,7 +24,8 @@ def _paths(state: Any) -> list[str]:
     return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
 
 
-def _unflat(template: Any, values: Mapping[str, Any]) -> Any:
+def unflat(template: Any, values: Mapping[str, Any]) -> Any:
+    """Inverse of `flat`, in the structure of the state `template`."""
     return jax.tree.unflatten(jax.tree.structure(template), [values[path] for path in _paths(template)])
 
 
@@ -187,4 +188,4 @@ class Network:
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:
         # A copy: reseeding must not reach the streams of the model itself.
         rest = jax.tree.map(lambda x: x, self._rest)
-        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), rest)
+        return nnx.merge(graph, unflat(self._params, params), unflat(self._stats, stats), rest)

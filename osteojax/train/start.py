@@ -14,7 +14,7 @@ import optax
 from osteojax import config as configs
 from osteojax import leaky
 from osteojax.data.dataset import Examples, PreparedDataset
-from osteojax.devices.agreement import any_process, from_first, shared_errors
+from osteojax.devices.agreement import from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
 from osteojax.models.build import build_shapes
@@ -195,24 +195,15 @@ def start(
     def recipe_for(network: Network) -> Recipe:
         return Recipe.of(experiment, network, total_steps, counts)
 
-    for step in reversed(checkpoints.steps()):
-        damage = None
-        try:
-            record = checkpoints.record(step)
-            architecture = record["origin"]["architecture"]
-            recipe = recipe_for(
-                Network(build_shapes(experiment.model, architecture, classes, devices=mesh.size))
-            )
-            state = restore_state(checkpoints, step, record, recipe.network, mesh)
-        except DamagedCheckpoint as error:
-            damage = error
-        # Together: a process that alone went back would wait for the others for ever.
-        if any_process(damage is not None):
-            log.warning(
-                "%s; going back to the one before", damage or f"checkpoint {step} is damaged elsewhere"
-            )
-            checkpoints.set_aside(step)
-            continue
+    def restored(step: int) -> tuple[int, dict[str, Any], Recipe, TrainState]:
+        record = checkpoints.record(step)
+        architecture = record["origin"]["architecture"]
+        recipe = recipe_for(Network(build_shapes(experiment.model, architecture, classes, devices=mesh.size)))
+        return step, record, recipe, restore_state(checkpoints, step, record, recipe.network, mesh)
+
+    found = checkpoints.newest(restored)
+    if found is not None:
+        step, record, recipe, state = found
         best = BestSoFar(**record["best"])
         ranked = best.ranked_by(
             experiment.best.metric,
