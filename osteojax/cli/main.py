@@ -26,6 +26,7 @@ from osteojax.cli import (
     show_augment,
     sweep,
     train,
+    train_denoiser,
 )
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
@@ -41,6 +42,7 @@ COMMANDS = (
     convert,
     show_augment,
     train,
+    train_denoiser,
     probe,
     baselines,
     evaluate,
