@@ -4,7 +4,6 @@ A file is untrusted: what it says of itself is checked before a tensor is read, 
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.numpy import save
 
 from osteojax.config import Bound, NotNegative, Positive, read
 from osteojax.errors import UserError
-from osteojax.files import write_atomically
+from osteojax.files import sha256_of, write_atomically
 from osteojax.models.dncnn import DnCNN
 from osteojax.weights.formats import registry as formats
 from osteojax.weights.formats.tensors import Tensors
@@ -153,15 +152,3 @@ def _fill(
         if not np.isfinite(values).all():
             raise UserError(f"{path}: {theirs} holds NaN or infinity; train it anew")
         place[...] = jnp.asarray(values.transpose(layout) if ours == "kernel" else values)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hex.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a file of weights that is there") from None
