@@ -13,7 +13,8 @@ from data_prep.preprocess import PreprocessSpec, preprocess_file
 from osteojax.errors import UserError
 from osteojax.progress import progress
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 def clean_phantoms(count: int, size: int, seed: int) -> list[np.ndarray]:

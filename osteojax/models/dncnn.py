@@ -6,9 +6,9 @@ the last; what comes out is subtracted from the image.
 """
 
 import math
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.layers.convolution import Conv, ConvBN, LayerOptions
@@ -38,7 +38,8 @@ class DnCNN(nnx.Module):
         last = Conv(width, 1, 3, bias=True, options=options, rngs=rngs)
         # He's fan-out is one channel here: by fan-in the first residuals are of the size of the activations.
         last.kernel[...] *= 1 / math.sqrt(2 * width)
-        self.layers = nnx.List([first, *between, last])
+        layers: list[Any] = [first, *between, last]
+        self.layers = nnx.List(layers)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """The denoised images of images x, both (B, H, W, 1) float32 with grey levels in [0, 1] or about that."""
@@ -55,7 +56,9 @@ class DnCNN(nnx.Module):
         """The same function in inference mode, with every batch norm within the convolution before it."""
         plain = DnCNN(self.depth, self.width, batch_norm=False, rngs=nnx.Rngs(0))
         for layer, own in zip(plain.layers, self.layers, strict=True):
-            factor, offset = own.norm.affine() if isinstance(own, ConvBN) else (1.0, own.bias[...])
-            layer.kernel[...] = own.kernel[...] * factor
-            layer.bias[...] = jnp.asarray(offset)
+            if isinstance(own, ConvBN):
+                factor, offset = own.norm.affine()
+                layer.kernel[...], layer.bias[...] = own.kernel[...] * factor, offset
+            else:
+                layer.kernel[...], layer.bias[...] = own.kernel[...], own.bias[...]
         return plain

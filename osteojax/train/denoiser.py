@@ -166,9 +166,9 @@ def patches_of(films: Sequence[Film], settings: DenoiserSettings) -> Batches:
         image = np.empty((rows, side, side, 1), np.float32)
         sigma = rng.uniform(low, high, rows).astype(np.float32)
         for row in range(rows):
-            film = films[rng.integers(len(films))]
-            top, left = (rng.integers(extent - side + 1) for extent in film.pixels.shape)
-            cut = np.rot90(film.pixels[top : top + side, left : left + side], rng.integers(4))
+            film = films[int(rng.integers(len(films)))]
+            top, left = (int(rng.integers(extent - side + 1)) for extent in film.pixels.shape)
+            cut = np.rot90(film.pixels[top : top + side, left : left + side], int(rng.integers(4)))
             image[row, ..., 0] = cut[:, ::-1] if rng.integers(2) else cut
             if settings.loss == "sure":
                 sigma[row] = film.sigma
@@ -187,7 +187,7 @@ def supervised(model: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> ja
 def sure(model: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
     """Stein's unbiased estimate of the same error, of noisy images alone; sigma is that of the noise in them.
 
-    Ramani, Blu and Unser, "Monte-Carlo SURE", IEEE TIP 17(9), 2008, eq. 7 and theorem 2: for white Gaussian noise the
+    Ramani et al., "Monte-Carlo SURE", IEEE TIP 17(9), 2008, eq. 7 and theorem 2: for white Gaussian noise the
     expectation of |f(y) - y|^2 - sigma^2 + 2 sigma^2 div f(y), over the pixels, is that of |f(y) - x|^2, and the
     divergence is estimated along one random direction.
     """
