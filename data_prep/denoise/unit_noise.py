@@ -34,11 +34,23 @@ def denoise_at_unit_noise(
     Raises:
         UserError: pixels that cannot be computed with (`data_prep.denoise.pixels`).
     """
-    low, high = check_pixels(pixels, what)
-    if low == high or sigma <= _NEGLIGIBLE_SIGMA * (high - low):
+    noise = visible_noise(pixels, sigma, what)
+    if noise is None:
         return pixels
-    middle = low + (high - low) / 2
+    middle, _ = noise
     height, width = pixels.shape
     padded = np.pad(pixels, [(0, max(0, _SMALLEST - side)) for side in pixels.shape], mode="symmetric")
     clean = denoise((padded.astype(np.float64) - middle) / sigma)[:height, :width]
     return (clean * sigma + middle).astype(np.float32)
+
+
+def visible_noise(pixels: np.ndarray, sigma: float, what: str) -> tuple[float, float] | None:
+    """The middle and the extent of the range of the pixels; None where their noise is none that can be removed.
+
+    Raises:
+        UserError: as of `denoise_at_unit_noise`.
+    """
+    low, high = check_pixels(pixels, what)
+    if low == high or sigma <= _NEGLIGIBLE_SIGMA * (high - low):
+        return None
+    return low + (high - low) / 2, high - low
