@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.class_aliases = {"normal": "healthy"}
 
     config.denoise = ConfigDict()
-    config.denoise.name = "bm3d"  # a denoiser of data_prep/denoise: bm3d, none
+    config.denoise.name = "bm3d"  # bm3d, dncnn, nl_means, wavelet, total_variation, none: docs/denoisers.md
     config.denoise.backend = "numba"  # what computes BM3D: numba, jax, or package (the closed reference)
     config.denoise.profile = "fast"  # of BM3D: fast, faster, or np (the paper's parameters)
     config.denoise.settings = ConfigDict()  # of other denoisers: --config.denoise.settings="{'size': 3}"

@@ -77,7 +77,7 @@ def _of_views(grey: NDArray[np.uint8], even: cv2.CLAHE, scale: float) -> Keypoin
     return Keypoints(np.concatenate(points), np.concatenate(sift))
 
 
-def _strongest(found: Sequence[cv2.KeyPoint], cell: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+def _strongest(found: Sequence[cv2.KeyPoint], cell: NDArray[np.floating], count: int) -> NDArray[np.intp]:
     """Which keypoints to keep, at most `count`: from each cell in turn the strongest that is left.
 
     So that a window cut from the image still holds its share of them; the strongest of all lie together, at a marker

@@ -26,6 +26,7 @@ from osteojax.cli import (
     show_augment,
     sweep,
     train,
+    train_denoiser,
     train_segmenter,
 )
 from osteojax.errors import UserError
@@ -42,6 +43,7 @@ COMMANDS = (
     convert,
     show_augment,
     train,
+    train_denoiser,
     probe,
     baselines,
     evaluate,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.mutants.backbones import BACKBONES
 from tests.mutants.baselines import BASELINES
+from tests.mutants.denoisers import DENOISERS
 from tests.mutants.engine import ENGINE
 from tests.mutants.explain import EXPLAIN
 from tests.mutants.feed import FEED
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = (
     *BACKBONES,
     *BASELINES,
+    *DENOISERS,
     *ENGINE,
     *EXPLAIN,
     *FEED,

@@ -12,6 +12,7 @@ COMMANDS = (
     "convert",
     "show-augment",
     "train",
+    "train-denoiser",
     "probe",
     "baselines",
     "evaluate",
