@@ -84,6 +84,7 @@ class Prepared:
         anonymous: whether there is a PatientID that stands for anybody.
         date: when it was taken, by the DICOM header, or None; only the split may look at it.
         written: whether writing was found in the picture, or its header says that there is some.
+        region: whether the joint was found, or why not; "" where it was not looked for.
         quality: PSNR in dB and SSIM against the clean image before and after denoising, where there is one.
     """
 
@@ -103,6 +104,7 @@ class Prepared:
     anonymous: bool = False
     date: str | None = None
     written: bool = False
+    region: str = ""
     quality: dict[str, float] | None = None
 
 
@@ -200,7 +202,11 @@ def _compute(radiograph: Radiograph, n_bytes: int, clean: bytes, key: str, task:
     done = preprocess_native(radiograph.pixels, task.spec, radiograph.full_range, radiograph.pixel_aspect)
     quality = None
     if clean:
-        quality = denoising_quality(radiograph, done.denoised, decode(clean, task.limits), task.spec)
+        noisy, truth = (
+            dataclasses.replace(picture, pixels=picture.pixels[done.window])
+            for picture in (radiograph, decode(clean, task.limits))
+        )
+        quality = denoising_quality(noisy, done.denoised, truth, task.spec)
     height, width = radiograph.pixels.shape
     identified = header_id(radiograph.patient)
     patient = identified and pseudonym(task.secret, "PatientID", identified)
@@ -221,6 +227,7 @@ def _compute(radiograph: Radiograph, n_bytes: int, clean: bytes, key: str, task:
         anonymous=bool(radiograph.patient) and identified is None,
         date=radiograph.date if task.dated else None,
         written=bool(written),
+        region=done.region,
         quality=quality,
     )
     _store(task.cache, result, done.image, task.spec.value_bits)

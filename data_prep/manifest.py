@@ -24,7 +24,8 @@ class Row:
 
     `split` is empty where none was drawn; `sha256` is of the decoded content, `pixels` of the prepared image.
     `denoising` is what was done about the noise (`data_prep.preprocess.Preprocessed`). `repeats`
-    are the folds of further deals, in the columns `repeat1`, `repeat2`, ...
+    are the folds of further deals, in the columns `repeat1`, `repeat2`, ...; `region` whether the joint was found, or
+    why not, a column only where it was looked for.
     """
 
     file: str
@@ -44,6 +45,7 @@ class Row:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     repeats: tuple[str, ...] = ()
+    region: str = ""
 
     @property
     def deals(self) -> dict[str, str]:
@@ -54,7 +56,11 @@ class Row:
 def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     """Writes one row an image. Metadata columns that would hide one of ours get a trailing underscore."""
     extra = sorted({name for row in rows for name in row.metadata})
-    columns = (*_COLUMNS, *(rows[0].deals if rows else ()))
+    columns = (
+        *_COLUMNS,
+        *(("region",) if any(row.region for row in rows) else ()),
+        *(rows[0].deals if rows else ()),
+    )
     names = {name: f"{name}_" if name in columns else name for name in extra}
 
     def cells(row: Row) -> list[object]:

@@ -77,6 +77,7 @@ def make_rows(
                 notes=done.notes,
                 metadata=image.metadata,
                 repeats=tuple(deal[number] for deal in repeats),
+                region=done.region,
             )
         )
     return rows

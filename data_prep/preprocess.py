@@ -6,6 +6,7 @@ an ablation: many times cheaper, and the reduction has averaged most of the nois
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,11 +23,17 @@ from data_prep.denoise.noise import NoiseEstimate, estimate_sigma
 from data_prep.denoise.pixels import check_pixels
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.denoise.rule import LEFT_ALONE, treatment
+from data_prep.region.joint import Region, find_region
+from data_prep.region.spec import SIZE, RegionSpec
 from osteojax.config import Bound, NotNegative, read
 from osteojax.errors import UserError
 
 _VERSION: Literal[3] = 3
-_BEFORE_THERE_WAS_A_CHOICE = {"burned_in": "keep", "denoise_when": "always"}
+_BEFORE_THERE_WAS_A_CHOICE = {
+    "burned_in": "keep",
+    "denoise_when": "always",
+    "region": dataclasses.asdict(RegionSpec()),
+}
 _OUT_OF_RANGE = "its pixel values are too large or too close together to be computed with; scale them"
 
 
@@ -49,7 +56,9 @@ class PreprocessSpec:
             the darkest value.
         burned_in: "keep" what is written in the picture, or "mask" it before anything else (`data_prep.burned_in`).
         value_bits: the result is rounded to multiples of 2**-value_bits, which is what makes it compress.
-        version: of this record, in which a `burned_in` that is kept and a `denoise_when` that is always are absent.
+        region: what is done of the region of interest, before all but the writing (`data_prep.region`).
+        version: of this record, in which a `burned_in` that is kept, a `denoise_when` that is always and a `region`
+            that is not looked for are absent.
             Those of earlier releases are read, and mean the same: version 1 named a BM3D backend where this one names a
             denoiser, version 2 knew no `denoise_at` and was "native".
     """
@@ -63,6 +72,7 @@ class PreprocessSpec:
     value_bits: Annotated[int, Bound(low=8, high=23)] = 12
     burned_in: Literal["keep", "mask"] = "keep"
     denoise_when: Literal["known", "always"] = "always"
+    region: RegionSpec = dataclasses.field(default_factory=RegionSpec)
     version: Literal[3] = _VERSION
 
     def to_json(self) -> str:
@@ -138,6 +148,8 @@ class Preprocessed:
         denoising: what was done about the noise: "none" where the spec has no denoiser, "poisson" by its model, "given"
             by its sigma, "always" by an estimate whatever it is worth, or what `data_prep.denoise.rule` says.
         sigma: estimated standard deviation of the noise, in grey levels of a range of 255.
+        region: "found", why the joint was not, or "" where it was not looked for.
+        window: rows and columns of the decoded image that were used: all, or the crop.
         warnings: codes; see `data_prep.denoise.noise`, "not_poisson" where the noise does not grow with brightness as
             the spec has it, and "constant" for an image without any contrast.
     """
@@ -146,6 +158,8 @@ class Preprocessed:
     denoised: Float32[np.ndarray, "height width"]
     denoising: str
     sigma: float
+    region: str
+    window: tuple[slice, slice]
     warnings: tuple[str, ...]
 
 
@@ -198,13 +212,14 @@ def preprocess_native(
         check_pixels(pixels, "preprocessing")
     except UserError as error:  # no setting is to blame, but this image
         raise DecodeError(_OUT_OF_RANGE) from error
-    noisy = denoiser_input(masked(pixels, spec), spec, pixel_aspect)
+    used, region = looked_at(pixels, spec, pixel_aspect)
+    noisy = denoiser_input(used, spec, pixel_aspect)
     estimate = estimate_sigma(noisy)
     denoised, denoising, unmodelled = _denoise(noisy, estimate, spec, full_range / 255.0)
     small = denoised if spec.denoise_at == "resized" else _resize(denoised, spec, pixel_aspect)
-    image = _min_max(
-        _pad(small, placement(pixels.shape, spec, pixel_aspect), spec.image_size), spec.value_bits
-    )
+    if spec.region.how == "mask":
+        small = _darkened(small, region.mask)
+    image = _min_max(_pad(small, placement(used.shape, spec, pixel_aspect), spec.image_size), spec.value_bits)
     if not np.isfinite(image).all():
         raise DecodeError(_OUT_OF_RANGE)
     constant = ("constant",) if not image.any() else ()
@@ -213,6 +228,8 @@ def preprocess_native(
         denoised,
         denoising,
         estimate.sigma * 255.0 / full_range,
+        region.reason,
+        _window(region, pixels.shape, spec),
         estimate.codes + unmodelled + constant,
     )
 
@@ -220,6 +237,47 @@ def preprocess_native(
 def masked(pixels: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     """Decoded luminance as the spec lets it be seen: without writing where it is masked."""
     return without_text(pixels, find_text(pixels)) if spec.burned_in == "mask" else pixels
+
+
+def looked_at(
+    pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0
+) -> tuple[np.ndarray, Region]:
+    """Decoded luminance as the spec lets it be seen, without writing and cropped, and the region that was found."""
+    seen = masked(pixels, spec)
+    if spec.region.how == "none":
+        return seen, Region("")
+    from data_prep.region.segment import segment  # it brings JAX along, which nothing else here needs
+
+    square, window = segmenter_input(seen, spec, pixel_aspect)
+    region = find_region(segment(square, spec.region.weights)[window])
+    return seen[_window(region, pixels.shape, spec)], region
+
+
+def segmenter_input(
+    pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0
+) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """What the segmenter is given of an image: a square in [0, 1], and the part of it that the image fills."""
+    whole = dataclasses.replace(spec, image_size=SIZE, aspect="letterbox")
+    window = placement(pixels.shape, whole, pixel_aspect)
+    small = _resize(np.ascontiguousarray(pixels, np.float32), whole, pixel_aspect)
+    return _min_max(_pad(small, window, SIZE), spec.value_bits), window
+
+
+def _window(region: Region, shape: tuple[int, ...], spec: PreprocessSpec) -> tuple[slice, slice]:
+    """Rows and columns of the decoded image that are used."""
+    if spec.region.how != "crop":
+        return slice(0, shape[0]), slice(0, shape[1])
+    (top, bottom), (left, right) = region.rows, region.columns
+    return (
+        slice(math.floor(top * shape[0]), math.ceil(bottom * shape[0])),
+        slice(math.floor(left * shape[1]), math.ceil(right * shape[1])),
+    )
+
+
+def _darkened(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Outside of the mask, which covers the same field in other pixels, as dark as the darkest within."""
+    inside = _scaled(mask.astype(np.float32), *pixels.shape) > 0.5
+    return np.where(inside, pixels, pixels[inside].min()) if inside.any() else pixels
 
 
 def denoiser_input(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0) -> np.ndarray:

@@ -84,6 +84,7 @@ def write_report(
             "Preprocessing",
             f"<p><code>{escape(spec.to_json())}</code></p>",
             _noise_table(rows, denoising),
+            _regions(rows),
         ),
         page.section("denoising", "Denoising", _denoising(rows, spec, load_image, load_noisy)),
         page.section(
@@ -138,6 +139,16 @@ def _noise_table(rows: Sequence[Row], denoising: Mapping[str, float] | None) -> 
             for name, label, form in (("psnr", "mean PSNR in dB", ".2f"), ("ssim", "mean SSIM", ".3f"))
         ]
     return page.table(["noise, in grey levels of 255", "value"], lines, "Noise")
+
+
+def _regions(rows: Sequence[Row]) -> str:
+    """How many joints were found, and why the others were not; nothing where they were not looked for."""
+    counts = Counter(row.region for row in rows if row.region)
+    if not counts:
+        return ""
+    return page.table(
+        ["region of interest", "images"], counts.most_common(), "Region of interest", words=True
+    )
 
 
 def _duplicates(audit: Mapping[str, Any]) -> str:

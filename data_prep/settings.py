@@ -11,6 +11,7 @@ from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocess import PreprocessSpec
+from data_prep.region.spec import region_spec
 from data_prep.source import class_lookup
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
@@ -50,6 +51,19 @@ class DenoiseSection:
             return DenoiseSpec.of("none", self.settings)
         of_bm3d = {"backend": self.backend, "profile": self.profile} if self.name == "bm3d" else {}
         return DenoiseSpec.of(self.name, {**of_bm3d, **self.settings})
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionSection:
+    """`region.*`: see `data_prep.region.spec`.
+
+    Attributes:
+        how: what is done of the region of interest.
+        weights: a segmenter's file; "" for the one of this package.
+    """
+
+    how: Literal["none", "crop", "mask"] = "none"
+    weights: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +189,7 @@ class PrepareSettings:
     denoise: DenoiseSection = dataclasses.field(default_factory=DenoiseSection)
     image_size: Annotated[int, Bound(low=8, high=4096)] = 224
     aspect: Literal["squash", "letterbox"] = "squash"
+    region: RegionSection = dataclasses.field(default_factory=RegionSection)
     split: SplitSection = dataclasses.field(default_factory=SplitSection)
     conflicts: Literal["quarantine", "keep"] = "quarantine"
     duplicates: Literal["drop", "keep"] = "drop"
@@ -201,6 +216,7 @@ class PrepareSettings:
             image_size=self.image_size,
             aspect=self.aspect,
             burned_in="mask" if self.privacy.burned_in == "mask" else "keep",
+            region=region_spec(self.region.how, self.region.weights),
         )
 
     @property

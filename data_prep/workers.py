@@ -137,6 +137,8 @@ def start_worker() -> None:
     """Settles a new worker process: one thread, no Ctrl-C, and an end when its parent ends."""
     # A worker a core: libraries that start threads of their own would only get in each other's way.
     threadpool_limits(1)
+    # An accelerator is held by one process, which is not this one; JAX looks when it is imported.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     # Ctrl-C is the parent's to handle; a killed parent must not leave workers waiting for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

@@ -43,7 +43,7 @@ def find(path: str) -> Path:
         candidates += [
             folder / kind / given.name
             for folder in shipped
-            for kind in ("prep", "train", "sweeps", "baselines")
+            for kind in ("prep", "train", "sweeps", "baselines", "denoisers", "segmenters")
         ]
     for candidate in candidates:
         if candidate.is_file():

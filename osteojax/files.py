@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import os
 import re
@@ -20,6 +21,19 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def cache_dir() -> Path:
     """Where this program keeps what it can fetch again: `OSTEOJAX_CACHE`, or `~/.cache/osteojax`."""
     return Path(os.environ.get("OSTEOJAX_CACHE") or Path.home() / ".cache" / "osteojax")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.class_aliases = {"normal": "healthy"}
 
     config.denoise = ConfigDict()
-    config.denoise.name = "bm3d"  # a denoiser of data_prep/denoise: bm3d, none
+    config.denoise.name = "bm3d"  # bm3d, dncnn, nl_means, wavelet, total_variation, none: docs/denoisers.md
     config.denoise.backend = "numba"  # what computes BM3D: numba, jax, or package (the closed reference)
     config.denoise.profile = "fast"  # of BM3D: fast, faster, or np (the paper's parameters)
     config.denoise.settings = ConfigDict()  # of other denoisers: --config.denoise.settings="{'size': 3}"
@@ -34,6 +34,10 @@ def get_config() -> ConfigDict:
 
     config.image_size = 224
     config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads
+
+    # The region of interest (docs/region.md): none, crop to the joint, or mask all but femur, tibia and joint space.
+    config.region = ConfigDict({"how": "none"})
+    config.region.weights = ""  # of `osteojax train-segmenter`; "" for those that the package ships
 
     # Shares of the images, in each class. A patient, and identical pixels, are never divided.
     config.split = ConfigDict({"train": 0.70, "val": 0.15, "test": 0.15})

@@ -2,11 +2,13 @@
 
     osteojax sweep --sweep=configs/sweeps/backbone.py --out=SWEEP --source=RADIOGRAPHS
 
-The weights are fetched; without a network name those that are at hand in a sweep file of your own.
+All that `osteojax models` lists with published weights. They are fetched; without a network name those that are at hand
+in a sweep file of your own.
 
 Not run on public data yet: cost and finding are open.
 """
 
+from osteojax import models
 from osteojax.sweep.plan import Variants
 
 TRAIN = "configs/train/paper_resnet50.py"
@@ -17,13 +19,6 @@ BASELINE = "resnet50"
 
 
 def variants() -> Variants:
-    for name in (
-        "resnet50",
-        "resnet18",
-        "resnet34",
-        "resnet101",
-        "densenet121",
-        "efficientnet_lite0",
-        "vgg16_bn",
-    ):
-        yield name, {"model.name": name}
+    for name, entry in models.ARCHITECTURES.members.items():
+        if entry.classifies and entry.weights is not None:
+            yield name, {"model.name": name}

@@ -30,8 +30,10 @@ def get_config() -> ml_collections.ConfigDict:
             "pretrain": c({}),
             # Parameters are float32 whatever the dtype of the computation. batch_norm: global or per_device statistics.
             # conv_impl: auto takes the fastest formulation of the platform; see osteojax/models/layers/conv2d.py. head:
-            # softmax, or ordinal: coral, corn. attention: where blocks > 0, a transformer over the last map in place of
-            # the architecture's own head. dropout before the last layer; stochastic_depth of the deepest block.
+            # softmax, or ordinal: coral, corn, t_score. attention: where blocks > 0, a transformer over the last map in
+            # place of the architecture's own head. covariates: columns of the dataset that the last layer takes beside
+            # the image, ('age', 'sex'); t_score: the column of one to be learned (docs/hybrid.md). dropout before the
+            # last layer; stochastic_depth of the deepest block.
             "model": c(
                 {
                     "name": "resnet50",
@@ -41,6 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
                     "conv_impl": "auto",
                     "head": "softmax",
                     "attention": c({"blocks": 0, "width": 256, "heads": 8}),
+                    "covariates": (),
+                    "t_score": "",
                     "dropout": 0.0,
                     "stochastic_depth": 0.0,
                 }
@@ -84,13 +88,15 @@ def get_config() -> ml_collections.ConfigDict:
             # Rows mixed in pairs: alpha of the Beta distribution of the shares; 0 is off.
             "mix": c({"mixup": 0.0, "cutmix": 0.0}),
             # name: of osteojax/train/losses. class_weights: none, balanced (inverse to the frequency) or effective (to
-            # the effective number of examples, of that beta). settings: of the loss, such as gamma of focal.
+            # the effective number of examples, of that beta). t_score_weight: of a T-score's loss beside the class's.
+            # settings: of the loss, such as gamma of focal.
             "loss": c(
                 {
                     "name": "cross_entropy",
                     "label_smoothing": 0.0,
                     "class_weights": "none",
                     "beta": 0.999,
+                    "t_score_weight": 1.0,
                     "settings": c({}),
                 }
             ),

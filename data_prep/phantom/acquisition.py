@@ -95,7 +95,7 @@ def attenuation_coefficients(energy_kev: float, fat: float) -> tuple[float, floa
     return bone, (1.0 - fat) * soft + fat * adipose
 
 
-def _resample(
+def resample(
     line_integral: NDArray[np.float32], grid_mm: float, acquisition: Acquisition, image_size: tuple[int, int]
 ) -> NDArray[np.float32]:
     """The knee's frame onto the detector's pixels, linear interpolation."""
@@ -138,7 +138,7 @@ def _marker_mask(acquisition: Acquisition, image_size: tuple[int, int]) -> NDArr
     return mask
 
 
-def _shutter(acquisition: Acquisition, image_size: tuple[int, int]) -> NDArray[np.bool_]:
+def shutter(acquisition: Acquisition, image_size: tuple[int, int]) -> NDArray[np.bool_]:
     """True inside the collimated field; the display blackens the rest, as clinical systems do."""
     height, width = image_size
     top, bottom, left, right = acquisition.collimation
@@ -175,7 +175,7 @@ def expose(
     mu_bone, mu_soft = attenuation_coefficients(acquisition.energy_kev, patient.fat)
     contrast = mu_bone - mu_soft
     line_integral = np.float32(mu_soft) * projection.tissue_mm + np.float32(contrast) * projection.bone_mm
-    line_integral = _resample(line_integral, projection.pitch_mm, acquisition, image_size)
+    line_integral = resample(line_integral, projection.pitch_mm, acquisition, image_size)
     line_integral += _MARKER_ATTENUATION * _marker_mask(acquisition, image_size)
     beam = 1.0 + acquisition.heel * np.linspace(-0.5, 0.5, image_size[0], dtype=np.float32)[:, None]
     transmitted = beam * np.exp(-line_integral)
@@ -188,7 +188,7 @@ def expose(
     bone = soft + contrast * projection.reference_bone_mm
     low = acquisition.window[0] * soft
     high = bone + acquisition.window[1] * contrast * projection.reference_bone_mm
-    inside = _shutter(acquisition, image_size)
+    inside = shutter(acquisition, image_size)
 
     def display(log_attenuation: NDArray[np.float32]) -> NDArray[np.float32]:
         shown = np.clip((log_attenuation - low) / (high - low), 0.0, 1.0)

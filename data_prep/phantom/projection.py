@@ -269,7 +269,31 @@ def _window(axis: NDArray[np.float32], low: float, high: float) -> slice:
     return slice(int(first), int(last))
 
 
-def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Projection:
+def knee_axis(patient: Patient, pitch_mm: float, frame_mm: float) -> Array:
+    """Coordinates in mm of the rows and columns of the square that is rendered, of a bone of average size."""
+    n = next_fast_len(round(frame_mm / pitch_mm), real=True)
+    return ((np.arange(n) - (n - 1) / 2) * pitch_mm / patient.size).astype(np.float32)
+
+
+def outlines(patient: Patient, pitch_mm: float, frame_mm: float = FRAME_MM) -> tuple[Array, Array]:
+    """Signed distances to the outlines of femur and tibia, positive inside.
+
+    Args:
+        patient: whose knee.
+        pitch_mm: grid step in mm.
+        frame_mm: edge of the square.
+
+    Returns:
+        float32 (n, n) each, in mm of a bone of average size, on the grid of `project`.
+    """
+    axis = knee_axis(patient, pitch_mm, frame_mm)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    return _femur(x, y, patient).inside, _tibia(x, y, patient).inside
+
+
+def project(
+    patient: Patient, pitch_mm: float, rng: np.random.Generator, frame_mm: float = FRAME_MM
+) -> Projection:
     """Projects a knee of `patient`.
 
     The mean of each row of each bone is matched to that of a reference micro-architecture by scaling the
@@ -281,13 +305,13 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
         patient: whose knee.
         pitch_mm: grid step in mm.
         rng: source of this knee's texture; the same state gives the same knee.
+        frame_mm: edge of the square; beyond the knee the shafts go on as they are.
 
     Returns:
-        the line integrals on a square grid of at least FRAME_MM.
+        the line integrals on a square grid of at least `frame_mm`.
     """
-    n = next_fast_len(round(FRAME_MM / pitch_mm), real=True)
-    axis = ((np.arange(n) - (n - 1) / 2) * pitch_mm / patient.size).astype(np.float32)
-    step = float(axis[1] - axis[0])
+    axis = knee_axis(patient, pitch_mm, frame_mm)
+    n, step = len(axis), float(axis[1] - axis[0])
     fields = trabecular_fields(
         patient.bv_tv, 1.0 / patient.tb_n_per_mm, patient.anisotropy, pitch_mm, (n, n), rng
     )
@@ -298,9 +322,9 @@ def project(patient: Patient, pitch_mm: float, rng: np.random.Generator) -> Proj
 
     lateral, distal = patient.patella_mm
     bones: tuple[tuple[_Build, Callable[[Array], Array], slice, slice], ...] = (
-        (_femur, _femoral_fill, slice(None), _window(axis, -99.0, 6.0)),
-        (_tibia, _tibial_fill, slice(None), _window(axis, -8.0, 99.0)),
-        (_fibula, np.ones_like, _window(axis, 12.0, 50.0), _window(axis, 4.0, 99.0)),
+        (_femur, _femoral_fill, slice(None), _window(axis, -np.inf, 6.0)),
+        (_tibia, _tibial_fill, slice(None), _window(axis, -8.0, np.inf)),
+        (_fibula, np.ones_like, _window(axis, 12.0, 50.0), _window(axis, 4.0, np.inf)),
         (
             *(_patella, np.ones_like),
             *(_window(axis, lateral - 26.0, lateral + 26.0), _window(axis, distal - 30.0, distal + 26.0)),

@@ -26,6 +26,8 @@ from osteojax.cli import (
     show_augment,
     sweep,
     train,
+    train_denoiser,
+    train_segmenter,
 )
 from osteojax.errors import UserError
 from osteojax.files import disk_errors
@@ -41,6 +43,7 @@ COMMANDS = (
     convert,
     show_augment,
     train,
+    train_denoiser,
     probe,
     baselines,
     evaluate,
@@ -50,6 +53,7 @@ COMMANDS = (
     report,
     export,
     sweep,
+    train_segmenter,
     compile_check,
 )
 

@@ -36,6 +36,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder for a DICOM structured report of each DICOM file; they carry the patient's identifiers",
     )
+    parser.add_argument(
+        "--covariates",
+        type=Path,
+        help="table of the columns that the network takes beside the image: file, and those; absent ones are missing",
+    )
     parser.add_argument("--tta", action="store_true", help="average with the mirror image: --views=mirror")
     parser.add_argument(
         "--views",
@@ -65,7 +70,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         if not models:
             raise UserError("no network is named; give --workdir, or --model for an exported one")
         names = [name for name in arguments.views.split(",") if name]
-        predictor = Predictor(models, tta=names or ([MIRROR] if arguments.tta else []))
+        tta = names or ([MIRROR] if arguments.tta else [])
+        predictor = Predictor(models, tta=tta, covariates=arguments.covariates)
         answers = predictor.predict(arguments.files)
         if arguments.explain is not None:
             predictor.explain(answers, arguments.explain)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
+from osteojax.data.columns import CLINICAL, T_SCORE
 from osteojax.devices.hlo import Collective, collectives, float32_convolutions, hbm_bytes, large_transposes
 from osteojax.errors import UserError
 from osteojax.models.build import build_shapes
@@ -156,7 +157,9 @@ def _arguments(
     if rows % devices:
         raise UserError(f"data.batch_size={rows} is not divided by the {devices} chips")
     model = experiment.model
-    network = Network(build_shapes(model, model.name, shapes.classes, devices=devices))
+    # As many numbers as if all columns held numbers: of categories there are more, which is nothing beside an image.
+    inputs = 2 * len(model.covariates)
+    network = Network(build_shapes(model, model.name, shapes.classes, devices=devices, inputs=inputs))
     params, batch_stats = network.init()
     recipe = Recipe.of(experiment, network, _STEPS, (1,) * shapes.classes)
     state = jax.eval_shape(recipe.init_state, params, batch_stats)
@@ -165,6 +168,10 @@ def _arguments(
         "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }
+    if inputs:
+        batch[CLINICAL] = jax.ShapeDtypeStruct((rows, inputs), jnp.float32)
+    if model.t_score:
+        batch[T_SCORE] = jax.ShapeDtypeStruct((rows,), jnp.float32)
     item = jnp.dtype(model.dtype).itemsize
     learning = trainable_at(recipe.groups, recipe.labels, 0)
     return recipe, state, batch, sum(item * math.prod(params[path].shape) for path in learning)

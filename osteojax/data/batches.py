@@ -75,8 +75,8 @@ class HostBatches(grain.MapDataset):
         """image (rows, ...), label (rows,) int32, mask (rows,) float32, index (rows,) int32.
 
         `image` is what the source has of each example: pixels (H, W, 1) float32 in [0, 1], or uint16 where they are
-        packed (`osteojax.data.pixels`), or activations. `index` is the example's place in the split. Padding rows are
-        zero, and their index is -1.
+        packed (`osteojax.data.pixels`), or activations. `index` is the example's place in the split. What the source
+        has beside its inputs follows by name. Padding rows are zero, and their index is -1.
         """
         positions, padding = self._plan.positions(step)
         indices = self._order[positions].tolist()
@@ -91,6 +91,7 @@ class HostBatches(grain.MapDataset):
             "label": label,
             "mask": np.ones(len(indices), np.float32),
             "index": np.asarray(indices, np.int32),
+            **{name: values[indices] for name, values in self._source.beside.items()},
         }
         if not padding:
             return real

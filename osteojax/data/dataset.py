@@ -29,9 +29,11 @@ class Examples(Protocol):
 
     Attributes:
         views: how many inputs there are of each example; an epoch sees one of them, the next epoch the next.
+        beside: arrays (N, ...) of what batches have of each example beside its input, by name.
     """
 
     views: int = 1
+    beside: Mapping[str, np.ndarray] = {}
 
     def __len__(self) -> int: ...
 
@@ -56,6 +58,10 @@ class Examples(Protocol):
     def labels(self) -> np.ndarray:
         """Labels (N,) int32 of all examples."""
         return np.asarray([example["label"] for example in self], np.int32)
+
+    def identities(self) -> list[Example]:
+        """All examples without what the network takes of them: who they are, and their columns."""
+        return [{key: value for key, value in example.items() if key != "image"} for example in self]
 
     def __getitem__(self, index: int) -> Example:
         return self.__getitems__([index])[0]
@@ -147,8 +153,7 @@ class Some(Examples):
         return self._source.labels()[self._places]
 
     def identities(self) -> list[Example]:
-        """See `Split.identities`."""
-        assert isinstance(self._source, Split)
+        """See `Examples`."""
         everything = self._source.identities()
         return [everything[place] for place in self._places]
 
@@ -184,6 +189,11 @@ class PreparedDataset:
     _builder: Any = dataclasses.field(repr=False, compare=False)
     # Of a further deal: split -> its examples' places among those of `_parts`.
     _places: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of what is known of an example beside its identity."""
+        return tuple(sorted(set(self._builder.info.features) - IDENTITY))
 
     @classmethod
     def open(cls, directory: str | Path) -> "PreparedDataset":

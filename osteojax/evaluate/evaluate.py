@@ -10,14 +10,17 @@ import jax
 import numpy as np
 
 from osteojax import leaky
+from osteojax.data.columns import t_scores
 from osteojax.data.dataset import IDENTITY, Example, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.evaluate import external, trust
 from osteojax.evaluate.figures import draw_figures
 from osteojax.files import disk_errors, write_atomically
 from osteojax.metrics import score as scores
+from osteojax.metrics.difference import with_interval
 from osteojax.metrics.registry import METRICS
 from osteojax.metrics.sample import Sample
+from osteojax.metrics.t_score import score_t_scores
 from osteojax.progress import print_table
 from osteojax.run.consensus import combined, fitted_together
 from osteojax.run.fitted import Mirrored, fitted
@@ -69,7 +72,10 @@ def evaluate_run(
     mark = leaky.together([dataset.mark, *(one.mark for one in runs)])
     overlap = _overlap(runs, dataset, split, allowed=allow_overlap, search=near_copies)
     views = (source, Mirrored(source)) if tta else (source,)
-    logits = combined([one.logits(view) for one in runs for view in views])
+    answers = [one.answers(view) for one in runs for view in views]
+    logits = combined([said for said, _ in answers])
+    given = [score for _, score in answers if score is not None]
+    predicted = np.mean(given, axis=0) if len(given) == len(answers) else None
     examples = [{key: value for key, value in example.items() if key != "image"} for example in source]
     labels = np.asarray([example["label"] for example in examples])
     patients = [text(example["patient_id"]) for example in examples]
@@ -105,10 +111,15 @@ def evaluate_run(
         "config_hash": run.record["config_hash"],
         "origin": run.record["origin"],
     }
+    column = str(run.config.model.get("t_score", ""))
+    if predicted is not None and column in examples[0]:
+        metrics["t_score"] = score_t_scores(predicted, t_scores(examples, column), patients)
     if jax.process_index() == 0:
         folder = out or workdir / "eval" / folder_name(split, run, dataset.fingerprint, tta=tta)
         with disk_errors(folder):
-            write_predictions(folder / "predictions.csv", examples, logits, run.class_names, mark)
+            write_predictions(
+                folder / "predictions.csv", examples, logits, run.class_names, mark, t_scores=predicted
+            )
             curves = trust.curves(sample, run.class_names) | ({leaky.KEY: mark} if mark else {})
             write_atomically(folder / "curves.json", json.dumps(curves) + "\n")
             draw_figures(folder, logits, labels, metrics, run.class_names)
@@ -200,3 +211,7 @@ def print_metrics(metrics: dict[str, Any], title: str, *, to: Any = None) -> Non
     for name, metric in METRICS.members.items():
         if metric.headline:
             print(f"{name.replace('_', ' '):>18}: {show(metrics[name])} %", file=to)
+    if "t_score" in metrics:
+        error = metrics["t_score"]["mae"]
+        shown = with_interval(error["value"], *error["ci95"])
+        print(f"{'T-score, error':>18}: {shown}, mean of {metrics['t_score']['n']} images", file=to)

@@ -1,13 +1,12 @@
 """`model.json`, what an exported folder says of itself."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from osteojax import leaky
-from osteojax.files import write_atomically
+from osteojax.files import sha256_of, write_atomically
 from osteojax.run.open import Run
 
 FILE = "model.json"
@@ -38,7 +37,7 @@ def describe(run: Run, folder: Path, temperature: float | None) -> dict[str, Any
             "logits = program.call(image)  # (1, classes), in the order of class_names",
         ],
         "files": {
-            path.relative_to(folder).as_posix(): sha256(path)
+            path.relative_to(folder).as_posix(): sha256_of(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         },
@@ -48,9 +47,3 @@ def describe(run: Run, folder: Path, temperature: float | None) -> dict[str, Any
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:
     """Writes `model.json`."""
     write_atomically(folder / FILE, json.dumps(description, indent=2) + "\n")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,13 +27,18 @@ def export_run(
         What `model.json` says.
 
     Raises:
-        UserError: no such format, no such checkpoint, it is damaged, a format cannot be written, or `out` holds
-            anything but an export.
+        UserError: no such format, no such checkpoint, it is damaged or takes columns beside the image, a format cannot
+            be written, or `out` holds anything but an export.
     """
     if not names:
         raise UserError(f"no format is named; there are {', '.join(FORMATS)}")
     writers = [FORMATS.get(name) for name in dict.fromkeys(names)]
     run = open_run(workdir, step)
+    if run.columns is not None:
+        raise UserError(
+            f"{workdir} takes the columns {', '.join(run.columns.names)} beside the image, and an exported network "
+            "takes an image alone; use osteojax predict --covariates, or train with model.covariates empty"
+        )
     known = fitted(run)
     with disk_errors(out, kept="no part of it is left"), whole_folder(out, marker=describe.FILE) as folder:
         for write in writers:

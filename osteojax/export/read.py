@@ -15,8 +15,9 @@ import numpy as np
 from jax import export
 
 from osteojax.errors import UserError
-from osteojax.export.describe import FILE, VERSION, sha256
+from osteojax.export.describe import FILE, VERSION
 from osteojax.export.formats.stablehlo import FILE as PROGRAM
+from osteojax.files import sha256_of
 from osteojax.storage import check_name
 
 MAX_DESCRIPTION_BYTES = 2**20
@@ -118,7 +119,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         path = folder / name
         if not path.resolve().is_relative_to(inside) or not path.is_file():
             raise UserError(f"{path} is missing, or leads out of the folder; copy or export the model again")
-        if sha256(path) != expected:
+        if sha256_of(path) != expected:
             raise UserError(
                 f"{path} is damaged: its SHA-256 is not that of {FILE}; copy or export the model again"
             )

@@ -230,6 +230,29 @@ def studentised(scale: Literal["share", "correlation", "positive", "real"]) -> I
     return interval
 
 
+def positive_mean(sample: Sample, x: np.ndarray) -> tuple[float, float]:
+    """Interval of the mean of a quantity above 0, (N,) of the sample's images: jackknife over patients, in logarithms.
+
+    NaN where there is one patient, or nothing varies.
+    """
+    return _mean(sample, x, "positive")
+
+
+def mean(sample: Sample, x: np.ndarray) -> tuple[float, float]:
+    """Likewise of any quantity."""
+    return _mean(sample, x, "real")
+
+
+def _mean(sample: Sample, x: np.ndarray, scale: str) -> tuple[float, float]:
+    value, on = float(np.mean(x)), _SCALES[scale]
+    deviation = float(np.sqrt(jackknife_variance(sample.without.mean(x))[0])) if sample.patients > 1 else 0.0
+    if deviation == 0:
+        return _UNDEFINED
+    half = student(sample.patients) * deviation * on.slope(value)
+    low, high = on.back(np.asarray([-half, half]) + on.forward(value))
+    return float(low), float(high)
+
+
 def _with_unseen_errors(sample: Sample, function: Function, ends: np.ndarray) -> np.ndarray:
     """The intervals, widened to the metric's values at both ends of the interval of the error rate."""
     wrong = sample.given.predicted != sample.given.labels

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from osteojax.models.layers.convolution import Linear
+from osteojax.models.layers.joined import Joined
 from osteojax.models.layers.pool import global_avg_pool
 
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4", "head")
@@ -86,18 +87,21 @@ class Backbone(nnx.Module):
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
         self.head: Any = head  # its last layer is `fc`
 
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Logits (B, num_classes) float32 of images x.
+    def __call__(
+        self, x: jax.Array, mask: jax.Array | None = None, clinical: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits (B, num_classes) float32 of images x; a T-score behind them, where the last layer gives one.
 
         Args:
             x: (B, H, W, in_channels) in [0, 1]; H and W at least 32. Normalisation by the mean and std that
                 the weights expect happens inside.
             mask: (B,) of 0 and 1; rows with 0 do not enter batch-norm statistics.
+            clinical: (B, F) float32, the encoded columns, where the last layer takes some.
 
         Raises:
-            ValueError: wrong number of axes or channels, or an image below 32 pixels.
+            ValueError: wrong number of axes or channels, an image below 32 pixels, or columns that are missing.
         """
-        return self.from_features(x, start="stem", mask=mask)
+        return self.from_features(x, start="stem", mask=mask, clinical=clinical)
 
     def features(self, x: jax.Array, upto: str = "stage4", mask: jax.Array | None = None) -> jax.Array:
         """Activations (B, H', W', C) in the compute dtype after the part `upto`, from images x.
@@ -108,9 +112,25 @@ class Backbone(nnx.Module):
             return self.head.pool(self.features(x, STAGES[-2], mask))
         return self._run(x, STAGES[: _position(upto) + 1], mask)
 
-    def from_features(self, h: jax.Array, start: str = "head", mask: jax.Array | None = None) -> jax.Array:
+    def from_features(
+        self,
+        h: jax.Array,
+        start: str = "head",
+        mask: jax.Array | None = None,
+        clinical: jax.Array | None = None,
+    ) -> jax.Array:
         """Logits from the input h of the part `start`: what `features` returns for the part before it."""
-        return self._run(h, STAGES[_position(start) :], mask)
+        h = self._run(h, STAGES[_position(start) :], mask)
+        if not self.takes_columns:
+            return h
+        if clinical is None:
+            raise ValueError("this network takes a patient's columns beside the image, and got none")
+        return self.head.fc.join(h, clinical)
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether the last layer joins a patient's columns with the image's features."""
+        return isinstance(getattr(self.head, "fc", None), Joined)
 
     def _run(self, h: jax.Array, parts: tuple[str, ...], mask: jax.Array | None) -> jax.Array:
         if parts[0] == "stem" and (h.ndim != 4 or min(h.shape[1:3]) < MIN_SIZE):

@@ -8,6 +8,8 @@ import jax
 from flax import nnx
 
 from osteojax import models
+from osteojax.models.layers.joined import Joined
+from osteojax.models.layers.t_score import PARAMETERS, TScore, WithTScore
 
 # The part that takes images.
 FIRST = models.STAGES[0]
@@ -24,7 +26,8 @@ def _paths(state: Any) -> list[str]:
     return ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(state)]
 
 
-def _unflat(template: Any, values: Mapping[str, Any]) -> Any:
+def unflat(template: Any, values: Mapping[str, Any]) -> Any:
+    """Inverse of `flat`, in the structure of the state `template`."""
     return jax.tree.unflatten(jax.tree.structure(template), [values[path] for path in _paths(template)])
 
 
@@ -81,11 +84,17 @@ class Network:
 
     Attributes:
         stages: names of the model's parts, in order.
+        takes_columns: whether it takes a patient's columns (B, F) beside the image; its functions then want them.
+        gives_t_score: whether its output ends with a T-score's distribution (`osteojax.models.layers.t_score`).
     """
 
     def __init__(self, model: models.Backbone) -> None:
         self._model = model
         self.stages = models.stages(model)
+        self.takes_columns = model.takes_columns
+        last = getattr(model.head, "fc", None)
+        last = last.last if isinstance(last, Joined) else last
+        self.gives_t_score = isinstance(last, TScore | WithTScore)
         parts: Any = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
         _, self._params, self._stats, self._rest = parts
 
@@ -99,21 +108,27 @@ class Network:
         return frozenset(path for path in flat(self._stats) if path.rpartition("/")[0] in layers)
 
     def train_function(self, trainable: Collection[str], start: str = FIRST) -> Any:
-        """`f(params, stats, image, mask, key) -> (logits, new stats)` with the given parameters learning.
+        """`f(params, stats, image, mask, key, clinical) -> (output, new stats)` with the given parameters learning.
 
         image (B, H, W, C) float32 in [0, 1], or the input of the part `start` where the network runs from there; mask
-        (B,) 1 for examples and 0 for padding; logits (B, classes) float32.
+        (B,) 1 for examples and 0 for padding; clinical (B, F) float32, or None; output (B, ...) float32, of which
+        `class_logits` are (B, classes).
         """
         freeze_batch_norm(self._model, trainable)
         graph = nnx.graphdef(self._model)
 
         def apply(
-            params: Flat, stats: Flat, image: jax.Array, mask: jax.Array, key: jax.Array
+            params: Flat,
+            stats: Flat,
+            image: jax.Array,
+            mask: jax.Array,
+            key: jax.Array,
+            clinical: jax.Array | None = None,
         ) -> tuple[jax.Array, Flat]:
             model = self._merge(graph, params, stats)
             nnx.reseed(model, default=key, dropout=key)
-            logits = model.from_features(image, start, mask=mask)
-            return logits, flat(nnx.state(model, nnx.BatchStat))
+            output = model.from_features(image, start, mask=mask, clinical=clinical)
+            return output, flat(nnx.state(model, nnx.BatchStat))
 
         return apply
 
@@ -126,20 +141,36 @@ class Network:
         apply = self.train_function(trainable)
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
-        return lambda params, stats, image, mask, key: apply(params, stats, image, mask, key)[1]
+        return lambda *inputs: apply(*inputs)[1]
 
     def eval_function(self, start: str = FIRST) -> Any:
-        """`f(params, stats, image) -> logits` with every batch norm in inference mode and no dropout.
+        """`f(params, stats, image, clinical) -> logits` of `output_function`."""
+        apply = self.output_function(start)
+        return lambda *inputs: self.class_logits(apply(*inputs))
 
-        image (B, H, W, C) float32 in [0, 1], or the input of the part `start`.
+    def output_function(self, start: str = FIRST) -> Any:
+        """`f(params, stats, image, clinical) -> output` with every batch norm in inference mode and no dropout.
+
+        image (B, H, W, C) float32 in [0, 1], or the input of the part `start`; clinical as in training, None where it
+        is left out.
         """
         self._model.eval()
         graph = nnx.graphdef(self._model)
 
-        def apply(params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
-            return self._merge(graph, params, stats).from_features(image, start)
+        def apply(
+            params: Flat, stats: Flat, image: jax.Array, clinical: jax.Array | None = None
+        ) -> jax.Array:
+            return self._merge(graph, params, stats).from_features(image, start, clinical=clinical)
 
         return apply
+
+    def class_logits(self, output: Any) -> Any:
+        """(B, classes) of an output."""
+        return output[:, :-PARAMETERS] if self.gives_t_score else output
+
+    def t_scores(self, output: Any) -> Any:
+        """(B,) of an output; None where the network gives none."""
+        return output[:, -PARAMETERS] if self.gives_t_score else None
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -179,7 +210,9 @@ class Network:
 
         return Cut(
             lambda params, stats, image: self._merge(graph, params, stats).features(image, upto),
-            lambda params, stats, h: self._merge(graph, params, stats).from_features(h, start),
+            lambda params, stats, h: self.class_logits(
+                self._merge(graph, params, stats).from_features(h, start)
+            ),
             self._model.patch,
             attention if hasattr(self._model.head, "look") else None,
         )
@@ -187,4 +220,4 @@ class Network:
     def _merge(self, graph: Any, params: Flat, stats: Flat) -> models.Backbone:
         # A copy: reseeding must not reach the streams of the model itself.
         rest = jax.tree.map(lambda x: x, self._rest)
-        return nnx.merge(graph, _unflat(self._params, params), _unflat(self._stats, stats), rest)
+        return nnx.merge(graph, unflat(self._params, params), unflat(self._stats, stats), rest)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Prediction:
         distance, energy: the scores behind it, over their thresholds: above 1 is flagged.
         reason: why there is no answer.
         leaky: the mark in words, where a leaky split had a part in the network; empty where none had.
+        t_score: predicted; None where the network gives none.
     """
 
     file: str
@@ -39,6 +40,7 @@ class Prediction:
     energy: float | None = None
     reason: str | None = None
     leaky: str = ""
+    t_score: float | None = None
 
 
 def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Sequence[str]) -> None:
@@ -49,9 +51,18 @@ def write_predictions(path: Path, answers: Sequence[Prediction], class_names: Se
         return
     header = ["file", "predicted", *(f"p_{name}" for name in class_names), "calibrated", "conformal_set"]
     header += ["out_of_distribution", "distance", "energy", "reason"]
-    marked = any(answer.leaky for answer in answers)
-    header += [leaky.KEY] * marked
-    write_csv(path, header, (_cells(answer, class_names) + [answer.leaky] * marked for answer in answers))
+    # In the order of the header: what is only there where a network gives it, or has to say it.
+    extras: list[tuple[str, Callable[[Prediction], str]]] = []
+    if any(answer.t_score is not None for answer in answers):
+        extras.append(("t_score", lambda answer: "" if answer.t_score is None else f"{answer.t_score:.4f}"))
+    if any(answer.leaky for answer in answers):
+        extras.append((leaky.KEY, lambda answer: answer.leaky))
+    header += [name for name, _ in extras]
+    write_csv(
+        path,
+        header,
+        (_cells(answer, class_names) + [cell(answer) for _, cell in extras] for answer in answers),
+    )
 
 
 def _cells(answer: Prediction, class_names: Sequence[str]) -> list[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data_prep.decode import DEFAULT_LIMITS, decode, read_bytes
-from data_prep.preprocess import PreprocessSpec, masked, placement, preprocess
+from data_prep.preprocess import PreprocessSpec, looked_at, placement, preprocess
 from osteojax import leaky
 from osteojax.explain.attention import attention_map
 from osteojax.explain.overlay import overlay, stamped
@@ -22,7 +22,8 @@ _METHOD = "grad_cam"
 def explain_files(
     run: Run, spec: PreprocessSpec, files: Sequence[tuple[Path, int]], folder: Path
 ) -> list[Path]:
-    """Writes a PNG for each file, `NUMBER-NAME.png`, in its size: Grad-CAM of a class over the radiograph.
+    """Writes a PNG for each file, `NUMBER-NAME.png`: Grad-CAM of a class over the radiograph, in its size or
+    in that of the crop that the network saw.
 
     Where the head has attention, `NUMBER-NAME-attention.png` beside it is where it looks.
 
@@ -47,10 +48,11 @@ def explain_files(
             maps = {"": saliency}
             if cut.attention is not None:
                 maps["-attention"] = attention_map(cut, run.params, run.batch_stats, image[None])
-            window = placement(radiograph.pixels.shape, spec, radiograph.pixel_aspect)
+            seen, _ = looked_at(radiograph.pixels, spec, radiograph.pixel_aspect)
+            window = placement(seen.shape, spec, radiograph.pixel_aspect)
             for suffix, found in maps.items():
                 path = folder / f"{number:05d}-{file.stem}{suffix}.png"
-                drawn = overlay(masked(radiograph.pixels, spec), np.asarray(found[0]), window)
+                drawn = overlay(seen, np.asarray(found[0]), window)
                 stream = io.BytesIO()
                 Image.fromarray(stamped(drawn, leaky.WORDS) if run.mark else drawn).save(stream, "PNG")
                 write_atomically(path, stream.getvalue())

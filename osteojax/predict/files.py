@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,11 @@ class Images(Examples):
 
     Args:
         images: (N, H, W, 1) float32 in [0, 1].
+        rows: what is known of each beside the image, column -> cell; by default nothing.
     """
 
-    def __init__(self, images: Float[np.ndarray, "n h w 1"]) -> None:
-        self._images = images
+    def __init__(self, images: Float[np.ndarray, "n h w 1"], rows: Sequence[Mapping[str, str]] = ()) -> None:
+        self._images, self._rows = images, rows
 
     def __len__(self) -> int:
         return len(self._images)
@@ -94,3 +95,7 @@ class Images(Examples):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The images at these places; 0 for a label, which nothing reads."""
         return [{"image": self._images[index], "label": 0} for index in indices]
+
+    def identities(self) -> list[dict[str, Any]]:
+        """See `Examples`."""
+        return [dict(row) for row in self._rows]

@@ -14,6 +14,7 @@ from osteojax import leaky
 from osteojax.errors import UserError
 from osteojax.export.read import Exported
 from osteojax.predict.answer import Prediction
+from osteojax.predict.covariates import read_covariates
 from osteojax.predict.explain import explain_files
 from osteojax.predict.files import Images, find_files, read_files
 from osteojax.predict.structured_report import Filed, write_reports
@@ -32,14 +33,14 @@ class _Member:
     Attributes:
         name: for messages.
         record: has class_names, preprocessing, config_hash and checkpoint_step.
-        logits: of images (N, H, W, 1).
+        answers: of images (N, H, W, 1) and what is known of each beside it: logits, and T-scores (N,) or None.
         temperature: that calibrates them; None where nothing does.
         run, fitted: None for an exported network, which says nothing of strange images.
     """
 
     name: str
     record: Mapping[str, Any]
-    logits: Callable[[np.ndarray], np.ndarray]
+    answers: Callable[[np.ndarray, Sequence[Mapping[str, str]]], tuple[np.ndarray, np.ndarray | None]]
     temperature: float | None
     run: Run | None
     fitted: Fitted | None
@@ -50,14 +51,19 @@ class _Member:
             record = {**model.description, "class_names": list(model.class_names)}
             temperature = model.description.get("temperature")
             return cls(
-                str(model.folder), record, lambda images: _in_batches(model, images), temperature, None, None
+                str(model.folder),
+                record,
+                lambda images, rows: (_in_batches(model, images), None),
+                temperature,
+                None,
+                None,
             )
         known = fitted(model, mirrored=tta)
         temperature = known.temperature if known else None
         return cls(
             str(model.workdir),
             {**model.record, "checkpoint_step": model.step},
-            lambda images: model.logits(Images(images)),
+            lambda images, rows: model.answers(Images(images, rows)),
             temperature,
             model,
             known,
@@ -83,6 +89,8 @@ class Predictor:
     Args:
         models: opened checkpoints, or exported networks.
         tta: names of views (`osteojax.predict.views`) whose probabilities are averaged with the image's own.
+        covariates: table of what is known of the files beside their images (`osteojax.predict.covariates`); None for
+            none.
 
     Attributes:
         class_names: in label order.
@@ -91,11 +99,16 @@ class Predictor:
         mark: where a leaky split had a part in one of the networks.
 
     Raises:
-        UserError: they do not have the same classes and preprocessing.
+        UserError: they do not have the same classes and preprocessing, or the table is not what they take.
     """
 
-    def __init__(self, models: Sequence[Run | Exported], *, tta: Sequence[str] = ()) -> None:
+    def __init__(
+        self, models: Sequence[Run | Exported], *, tta: Sequence[str] = (), covariates: Path | None = None
+    ) -> None:
         check_views(tta)
+        self._covariates = read_covariates(
+            covariates, [m.columns for m in models if isinstance(m, Run) and m.columns is not None]
+        )
         self._tta = tuple(dict.fromkeys(tta))
         self._members = [_Member.of(model, tta=self._tta == (MIRROR,)) for model in models]
         first = self._members[0]
@@ -141,6 +154,11 @@ class Predictor:
         first = self._members[0].run
         if first is None:
             raise UserError("an exported network cannot be explained: its inside is closed; give --workdir")
+        if first.columns is not None:
+            raise UserError(
+                f"--explain: {first.workdir} takes columns beside the image, and maps of an image do not show what "
+                "they say; leave it out"
+            )
         explain_files(
             first,
             self.spec,
@@ -187,9 +205,11 @@ class Predictor:
         return answers
 
     def of_images(self, images: Float[np.ndarray, "n h w 1"], names: Sequence[str]) -> list[Prediction]:
-        """Likewise for images that are preprocessed already: float32 in [0, 1]."""
-        seen = views(images, self._tta)
-        said = [[member.logits(view) for view in seen] for member in self._members]
+        """Likewise for images that are preprocessed already: float32 in [0, 1]; `names` are their files'."""
+        seen, known = views(images, self._tta), [self._covariates.of(name) for name in names]
+        found = [[member.answers(view, known) for view in seen] for member in self._members]
+        said = [[logits for logits, _ in of_member] for of_member in found]
+        given: list[Any] = [score for of_member in found for _, score in of_member]
         sets = None
         if self._together is not None:
             probabilities = self._together.probabilities(combined([view for of in said for view in of]))
@@ -205,6 +225,7 @@ class Predictor:
             )
         logits = [of_member[0] for of_member in said]
         scores = self._scores(images, logits)
+        t_score = None if any(one is None for one in given) else np.mean(np.stack(given), axis=0)
         answers = []
         for row, name in enumerate(names):
             held = None
@@ -217,6 +238,7 @@ class Predictor:
                 self.calibrated,
                 held,
                 leaky=self._said,
+                t_score=None if t_score is None else float(t_score[row]),
             )
             if scores is not None:
                 distance, energy = map(float, scores[row])

@@ -69,7 +69,8 @@ def facts(given: Material) -> dict[str, str]:
     found = {
         "method": f"convolutional network, {learned_before(origin)}",
         "model": (
-            f"{origin['architecture']}, {' x '.join(map(str, run.record['image_shape']))} image in [0, 1] to "
+            f"{origin['architecture']}, {' x '.join(map(str, run.record['image_shape']))} image in [0, 1]"
+            f"{'' if run.columns is None else ' and ' + ', '.join(run.columns.names)} to "
             f"probabilities of {', '.join(given.names)}."
         ),
         "preprocessing": f"`{json.dumps(run.record['preprocessing'], sort_keys=True)}`",

@@ -13,9 +13,11 @@ import numpy as np
 from osteojax import config as configs
 from osteojax import leaky
 from osteojax.data import leaks
+from osteojax.data.columns import Columns
 from osteojax.data.dataset import PreparedDataset
 from osteojax.errors import UserError
 from osteojax.files import write_atomically
+from osteojax.metrics.difference import with_interval
 from osteojax.page import Html, details, document, note, paragraph, section, table, text
 from osteojax.report.entries import entry, headlines, percent
 from osteojax.report.gallery import Explained, Shown, explained
@@ -57,7 +59,7 @@ class Material:
         dataset: that was evaluated; None where it is not at hand.
         manifest: its rows; None where there are none.
         audit: of audit.json; None likewise.
-        explained: the gallery; None where it was not asked for, or there is no dataset.
+        explained: the gallery; None where it was not asked for, there is no dataset, or the network takes columns too.
     """
 
     run: Run
@@ -107,7 +109,7 @@ def gather(workdir: Path, *, split: str = "test", explain: bool = True) -> Mater
         log.warning("%s: the report has neither images nor facts of the data", error)
         dataset = None
     shown = None
-    if dataset is not None and explain:
+    if dataset is not None and explain and run.columns is None:
         source = dataset.source(split)
         shown = explained(run, source, fitted(run), run.logits(source), source.labels())
     directory = dataset.directory if dataset else None
@@ -266,6 +268,7 @@ def _errors(given: Material) -> list[str]:
         f'<div class="charts">{"".join(charts)}</div>',
         table(("class", "ROC AUC", "average precision"), rows, "Areas, with 95 % intervals"),
         table(("measure", "value"), ordinal, "Of all classes together, with 95 % intervals"),
+        *([_t_score(given.metrics["t_score"])] if "t_score" in given.metrics else []),
         details(
             "Confusion matrix as a table",
             table(("true", *given.names), counts, "Rows true, columns predicted"),
@@ -389,6 +392,10 @@ def _subgroups(given: Material) -> list[str]:
 
 
 def _gallery(given: Material) -> list[str]:
+    if given.run.columns is not None:
+        return [
+            paragraph("No maps: the network takes columns beside the image, of which a map shows nothing.")
+        ]
     if given.explained is None:
         return [paragraph("No images: the dataset is not at hand, or they were not asked for.")]
     parts: list[str] = [
@@ -464,6 +471,36 @@ def _sanity(found: Explained) -> list[str]:
     ]  # fmt: skip
 
 
+def _columns(columns: Columns) -> list[str]:
+    """What the network takes beside the image, as its training split had it."""
+    rows = [
+        (
+            one.name, one.known, one.missing,
+            ", ".join(one.categories) or f"mean {one.mean:.4g}, standard deviation {one.deviation:.4g}",
+        )
+        for one in columns.columns
+    ]  # fmt: skip
+    return [
+        table(
+            ("column", "known", "missing", "in the training split"),
+            rows,
+            "Columns that the network takes beside the image",
+        ),
+        paragraph(
+            "Whether the image adds anything to them is not told by this page: compare with osteojax baselines, whose "
+            "row `clinical` has the columns alone, and with a run without model.covariates."
+        ),
+    ]
+
+
+def _t_score(found: Mapping[str, Any]) -> str:
+    rows = [
+        (name, with_interval(found[key]["value"], *found[key]["ci95"]))
+        for key, name in (("mae", "mean absolute error"), ("bias", "mean error, predicted less measured"))
+    ]
+    return table(("T-score", "value"), rows, f"T-scores of {found['n']} images, with 95 % intervals")
+
+
 def _mean(values: np.ndarray) -> str:
     known = values[np.isfinite(values)]
     return f"{known.mean():.2f}" if len(known) else "-"
@@ -503,7 +540,7 @@ def _training(given: Material) -> list[str]:
 
 
 def _data(given: Material) -> list[str]:
-    parts = []
+    parts = [] if given.run.columns is None else _columns(given.run.columns)
     if given.manifest:
         splits = sorted({row["split"] for row in given.manifest})
         rows = []

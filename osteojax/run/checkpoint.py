@@ -15,9 +15,9 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -25,12 +25,14 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from osteojax.devices.agreement import any_process
 from osteojax.devices.mesh import replicated
 from osteojax.errors import UserError
 from osteojax.run.crc import crc32_of_tree
 from osteojax.run.state import TrainState
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ARRAYS = ("params", "batch_stats", "ema", "ema_batch_stats", "opt_state")
 _NEEDED = {
@@ -101,6 +103,7 @@ class Checkpoints:
         keep: how many of the newest are kept, beside the best.
         shared: whether all processes of the run see this directory, and each writes its part. Where they do not, the
             first writes the whole, and the others only read what lies in theirs.
+        needed: keys without which a record is none.
     """
 
     def __init__(
@@ -111,8 +114,10 @@ class Checkpoints:
         mode: str = "max",
         keep: int = 2,
         shared: bool = True,
+        needed: Collection[str] = _NEEDED,
     ) -> None:
         self._directory = directory.absolute()
+        self._needed = frozenset(needed)
         self._shared = shared or jax.process_count() == 1
         if self._directory.exists() and not self._directory.is_dir():
             raise UserError(f"{self._directory} is a file, not a folder of checkpoints; move it away")
@@ -212,7 +217,7 @@ class Checkpoints:
             UnreadableCheckpoint: it could not be read this time.
         """
         record = self._read(step, record=ocp.args.JsonRestore())["record"]
-        if not isinstance(record, dict) or not record.keys() >= _NEEDED:
+        if not isinstance(record, dict) or not record.keys() >= self._needed:
             raise DamagedCheckpoint(f"checkpoint {self._directory}/{step}: its record is not one")
         if "crc32" not in record:
             log.info("checkpoint %s is of an earlier release and holds no CRC: it is taken as it is", step)
@@ -274,6 +279,29 @@ class Checkpoints:
                 log.warning("%s: %s; trying again", where, _first_line(error))
                 time.sleep(_SECONDS_BETWEEN)
         raise AssertionError
+
+    def newest(self, restore: Callable[[int], T]) -> T | None:
+        """What `restore` makes of the newest step that is whole, all processes alike; None where there is none.
+
+        A damaged one is moved aside with a warning.
+
+        Raises:
+            UserError: whatever `restore` raises but `DamagedCheckpoint`.
+        """
+        for step in reversed(self.steps()):
+            damage, restored = None, None
+            try:
+                restored = restore(step)
+            except DamagedCheckpoint as error:
+                damage = error
+            # Together: a process that alone went back would wait for the others for ever.
+            if not any_process(damage is not None):
+                return restored
+            log.warning(
+                "%s; going back to the one before", damage or f"checkpoint {step} is damaged elsewhere"
+            )
+            self.set_aside(step)
+        return None
 
     def set_aside(self, step: int) -> None:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again and nothing is lost."""

@@ -134,6 +134,10 @@ class Mirrored(Examples):
         found = self._source.__getitems__(indices)
         return [example | {"image": np.asarray(example["image"])[:, ::-1]} for example in found]
 
+    def identities(self) -> list[dict[str, Any]]:
+        """See `Examples`."""
+        return self._source.identities()
+
 
 def _identity(run: Run) -> dict[str, Any]:
     """What tells the checkpoint: another one in its place is fitted anew."""

@@ -8,17 +8,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from osteojax.data.batches import eval_iterator, plan_for, to_devices
+from osteojax.data.columns import CLINICAL
 from osteojax.data.dataset import Examples
 from osteojax.devices.mesh import batch_sharding, replicated
 
 
 def split_logits(
-    forward: Callable[[Array], Array], source: Examples, mesh: Mesh, batch_size: int
+    forward: Callable[..., Array], source: Examples, mesh: Mesh, batch_size: int
 ) -> Float[np.ndarray, "n classes"]:
-    """Logits (N, classes) float32 in the order of the split.
+    """Logits (N, classes) float32 in the order of the split, or what else a network makes of each example.
 
     Args:
-        forward: image (rows, H, W, C) over the mesh -> logits (rows, classes), replicated.
+        forward: image (rows, H, W, C) over the mesh and, where the source has some, encoded columns (rows, F) -> logits
+            (rows, classes), replicated.
         source: the N examples.
         mesh: whose devices share a batch.
         batch_size: of the global batch; any value gives the same answer.
@@ -30,9 +32,10 @@ def split_logits(
     logits: np.ndarray | None = None
     counted = np.zeros(plan.examples, np.int64)
     for batch in eval_iterator(source, plan):
-        placed = to_devices({"image": batch["image"], "index": batch["index"]}, sharding)
+        wanted = ("image", "index", *(name for name in batch if name == CLINICAL))
+        placed = to_devices({name: batch[name] for name in wanted}, sharding)
         index = np.asarray(everywhere(placed["index"]))
-        found = np.asarray(forward(placed["image"]))
+        found = np.asarray(forward(*(placed[name] for name in wanted if name != "index")))
         if logits is None:
             logits = np.empty((plan.examples, found.shape[-1]), found.dtype)
         real = index >= 0

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from osteojax import config as configs
 from osteojax import folds, leaky, storage
+from osteojax.data.columns import Columns, beside, width_of
 from osteojax.data.dataset import Examples, PreparedDataset
 from osteojax.devices.mesh import make_mesh, replicated
 from osteojax.errors import UserError
@@ -41,6 +42,7 @@ class Run:
         network: the model as pure functions.
         params, batch_stats: path -> array, the moving averages where they are kept, on every device of the mesh.
         mesh: all devices.
+        columns: that the network takes beside the image; None where it takes none.
     """
 
     workdir: Path
@@ -52,6 +54,7 @@ class Run:
     params: Flat
     batch_stats: Flat
     mesh: Mesh
+    columns: Columns | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -93,13 +96,35 @@ class Run:
 
     @functools.cached_property
     def forward(self) -> Callable[[jax.Array], jax.Array]:
-        """`f(image) -> logits`: image (B, H, W, 1) float32 in [0, 1], B a multiple of the devices; (B, classes)."""
+        """`f(image) -> logits`: image (B, H, W, 1) float32 in [0, 1], B a multiple of the devices; (B, classes).
+
+        Of a network that takes no columns.
+        """
         apply = jax.jit(self.network.eval_function(), out_shardings=replicated(self.mesh))
         return lambda image: apply(self.params, self.batch_stats, image)
 
     def logits(self, source: Examples, batch_size: int | None = None) -> np.ndarray:
         """Logits (N, classes) float32 of a split, in its order, each example once."""
-        return split_logits(self.forward, source, self.mesh, batch_size or self.config.eval.batch_size)
+        return self.answers(source, batch_size)[0]
+
+    def answers(
+        self, source: Examples, batch_size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Likewise, and the T-scores (N,) float32 where the network gives some.
+
+        Raises:
+            UserError: the network takes columns that the examples do not have.
+        """
+        source = beside(source, self.columns, "")
+        output = split_logits(self._output, source, self.mesh, batch_size or self.config.eval.batch_size)
+        return self.network.class_logits(output), self.network.t_scores(output)
+
+    @functools.cached_property
+    def _output(self) -> Callable[..., jax.Array]:
+        if not self.network.gives_t_score and self.columns is None:
+            return self.forward
+        apply = jax.jit(self.network.output_function(), out_shardings=replicated(self.mesh))
+        return lambda *inputs: apply(self.params, self.batch_stats, *inputs)
 
     def features(self, source: Examples) -> np.ndarray:
         """Pooled features (N, F) float32 of a split, in its order."""
@@ -142,7 +167,9 @@ def open_run(workdir: str | Path, step: str | int = "best", *, classifies: bool 
                 f"{workdir} learned without labels and tells no classes apart; train what does from its weights: "
                 f"osteojax train --config.weights={workdir}"
             )
-        network = Network(build_shapes(model, record["origin"]["architecture"], len(record["class_names"])))
+        columns = Columns.of_record(record)
+        architecture, classes = record["origin"]["architecture"], len(record["class_names"])
+        network = Network(build_shapes(model, architecture, classes, inputs=width_of(columns)))
         mesh = make_mesh()
         arrays = _inference_arrays(checkpoints, number, record, network, mesh)
     except DamagedCheckpoint as error:
@@ -150,7 +177,7 @@ def open_run(workdir: str | Path, step: str | int = "best", *, classifies: bool 
         raise UserError(f"{error}; choose another with --step (there are {others})") from error
     finally:
         checkpoints.close()
-    return Run(workdir, number, best, record, config, network, *arrays, mesh=mesh)
+    return Run(workdir, number, best, record, config, network, *arrays, mesh=mesh, columns=columns)
 
 
 def _inference_arrays(

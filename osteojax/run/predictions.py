@@ -73,14 +73,18 @@ def write_predictions(
     logits: np.ndarray,
     class_names: Sequence[str],
     mark: leaky.Mark | None = None,
+    *,
+    t_scores: np.ndarray | None = None,
 ) -> None:
-    """One row an example: id, patient_id, label, predicted, and the probability of each class.
+    """One row an example: id, patient_id, label, predicted, the probability of each class, and its T-score (N,), where
+    one is given.
 
     Where a leaky split had a part in it, each row says so in a column of its own.
     """
     header = ["id", "patient_id", "label", "predicted", *(f"p_{name}" for name in class_names)]
     marked = [] if mark is None else [mark["reason"]]
-    header += [leaky.KEY] * len(marked)
+    scores = [[] for _ in examples] if t_scores is None else [[f"{score:.4f}"] for score in t_scores]
+    header += ["t_score"] * (t_scores is not None) + [leaky.KEY] * len(marked)
     probabilities = softmax(logits.astype(np.float64), axis=-1)
     write_csv(
         path,
@@ -92,9 +96,10 @@ def write_predictions(
                 class_names[example["label"]],
                 class_names[int(logit.argmax())],
                 *(f"{p:.6f}" for p in row),
+                *score,
                 *marked,
             ]
-            for example, row, logit in zip(examples, probabilities, logits, strict=True)
+            for example, row, logit, score in zip(examples, probabilities, logits, scores, strict=True)
         ),
     )
 

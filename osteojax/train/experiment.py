@@ -13,10 +13,12 @@ import ml_collections
 
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, Fraction, NotNegative, Positive, Share, read
+from osteojax.data.columns import check_columns, check_no_answer
 from osteojax.data.dataset import NO_SPLIT, PreparedDataset
 from osteojax.errors import UserError
 from osteojax.metrics.registry import Direction, scalar
 from osteojax.models.build import ModelSection
+from osteojax.models.layers.t_score import WHO
 from osteojax.train import augment
 from osteojax.train.mix import MixSection
 from osteojax.train.parameter_groups import ParameterGroup
@@ -61,6 +63,7 @@ class LossSection:
     label_smoothing: Annotated[float, Fraction] = 0.0
     class_weights: Literal["none", "balanced", "effective"] = "none"
     beta: Annotated[float, Fraction] = 0.999
+    t_score_weight: Annotated[float, Positive] = 1.0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -206,6 +209,8 @@ def _check_without_labels(experiment: Experiment) -> None:
         "data.sampling='balanced'": experiment.data.sampling != "all",
         "train.cache_prefix": experiment.train.cache_prefix,
         "model.dropout": experiment.model.dropout > 0,
+        "model.covariates": bool(experiment.model.covariates),
+        "model.t_score": bool(experiment.model.t_score),
         "optimizer.accumulate": experiment.optimizer.accumulate > 1,
     }
     asked = [key for key, asks in ask.items() if asks]
@@ -218,6 +223,36 @@ def _check_without_labels(experiment: Experiment) -> None:
         raise UserError(
             "model.head='simsiam' learns from how two augmented views of an image are alike, and augment.* switches "
             "nothing on; take those of configs/train/simsiam.py"
+        )
+
+
+def _check_columns(experiment: Experiment, dataset: PreparedDataset) -> None:
+    """Raises UserError for columns that there are not, that are the answer, or that do not go with the rest."""
+    model = experiment.model
+    check_no_answer(model.covariates, model.t_score)
+    check_columns(model.covariates, dataset, "model.covariates")
+    check_columns((model.t_score,) if model.t_score else (), dataset, "model.t_score")
+    if experiment.mix.is_on and (model.covariates or model.t_score):
+        raise UserError(
+            "mix.* mixes images, and half an age or a T-score belongs to neither patient; set mix.mixup and mix.cutmix "
+            "to 0, or leave model.covariates and model.t_score empty"
+        )
+    if model.head != "t_score":
+        return
+    if not model.t_score:
+        raise UserError(
+            "model.head='t_score' reads the class from a T-score; name its column, as in --config.model.t_score=t_score"
+        )
+    if len(dataset.class_names) != len(WHO) + 1:
+        raise UserError(
+            f"model.head='t_score' reads three classes at {WHO}, and {dataset.directory} has "
+            f"{', '.join(dataset.class_names)}; choose another head"
+        )
+    alone = dataclasses.replace(experiment.loss, t_score_weight=LossSection().t_score_weight)
+    if alone != LossSection():
+        raise UserError(
+            "model.head='t_score' learns the T-score and no class, so that loss.* has no say but for "
+            "loss.t_score_weight; leave the rest as it was"
         )
 
 
@@ -261,6 +296,7 @@ def check(experiment: Experiment, dataset: PreparedDataset) -> None:
         )
     if experiment.model.head == "simsiam":
         _check_without_labels(experiment)
+    _check_columns(experiment, dataset)
     if experiment.loss.name == "coral" and experiment.model.head != "coral":
         raise UserError(
             f"loss.name='coral' with model.head={experiment.model.head!r}: CORAL is a loss and a last layer; set "

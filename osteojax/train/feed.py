@@ -12,6 +12,7 @@ import numpy as np
 
 from osteojax.data import memory
 from osteojax.data.batches import BatchPlan
+from osteojax.data.columns import Columns, beside
 from osteojax.data.dataset import NO_SPLIT, Examples, PreparedDataset
 from osteojax.data.memory import InMemory, bytes_of
 from osteojax.devices.agreement import any_process
@@ -105,6 +106,21 @@ def choose(
     activations = cache.of(dataset, splits, augmented="train")
     feed = _placed(experiment, activations, mesh, pixels=False)
     return dataclasses.replace(feed, start=recipe.network.after(upto), until=until)
+
+
+def with_columns(
+    feed: Feed, experiment: Experiment, dataset: PreparedDataset, columns: Columns | None
+) -> Feed:
+    """The feed with the columns that the network takes, and the T-scores that it learns, beside the inputs."""
+    t_score = experiment.model.t_score
+    if columns is None and not t_score:
+        return feed
+
+    def joined(inputs: Examples, split: str) -> Examples:
+        return beside(inputs, columns, t_score, dataset.source(split).identities())
+
+    validation = None if feed.validation is None else joined(feed.validation, experiment.eval.split)
+    return dataclasses.replace(feed, train=joined(feed.train, "train"), validation=validation)
 
 
 def _placed(

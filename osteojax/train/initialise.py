@@ -13,7 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def initialise(
-    experiment: Experiment, classes: int, devices: int, of_run: weights.WeightsFile | None = None
+    experiment: Experiment,
+    classes: int,
+    devices: int,
+    of_run: weights.WeightsFile | None = None,
+    *,
+    inputs: int = 0,
 ) -> tuple[Backbone, dict[str, Any]]:
     """The model at step 0 and the record of its origin: `architecture`, `init` and, where there are some, `weights`.
 
@@ -25,13 +30,15 @@ def initialise(
         classes: of the dataset.
         devices: of the mesh.
         of_run: weights of a run of ours, which need no policy; `init` is then recorded as "run".
+        inputs: numbers that the columns of `model.covariates` become.
 
     Raises:
         UserError: `imagenet`, or weights were named, and they cannot be had.
     """
 
     def random(name: str) -> Backbone:
-        return build(experiment.model, name, classes, seed=experiment.seed, devices=devices)
+        seed = experiment.seed
+        return build(experiment.model, name, classes, seed=seed, devices=devices, inputs=inputs)
 
     architecture, policy = experiment.model.name, experiment.init
     if of_run is not None:

@@ -18,6 +18,7 @@ from osteojax import config as configs
 from osteojax import leaky
 from osteojax.data.balanced import Balanced
 from osteojax.data.batches import Batch, BatchPlan, plan_for, to_devices, train_iterator
+from osteojax.data.columns import T_SCORE, beside
 from osteojax.data.dataset import NO_SPLIT, Examples
 from osteojax.data.order import Order
 from osteojax.data.pixels import unpack
@@ -124,7 +125,12 @@ def train(
             return 0
 
         architecture = begun.origin["architecture"]
-        feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+
+        def feed_at(state: TrainState, step: int) -> Feed:
+            found = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+            return feeds.with_columns(found, experiment, dataset, begun.columns)
+
+        feed = feed_at(state, step)
         iterator = batches_of(feed, plan, experiment, total_steps, order, begun.iterator)
         writer = stack.enter_context(contextlib.closing(MetricsWriter(workdir, resume_step=step, mark=mark)))
         progress = stack.enter_context(
@@ -142,19 +148,34 @@ def train(
             writer.flush()
             position, pending = iterator.get_state(), window.as_record()
             record = checkpoint_record(
-                config, dataset, begun.origin, iterator=position, best=best, pending=pending
+                config,
+                dataset,
+                begun.origin,
+                iterator=position,
+                best=best,
+                pending=pending,
+                columns=begun.columns,
             )
             checkpoints.save(state, record, metrics)
 
         def validate(split: Examples) -> dict[str, float]:
-            logits = split_logits(
-                lambda image: forward(*state.for_inference(), image), split, mesh, experiment.eval.batch_size
+            output = split_logits(
+                lambda *inputs: forward(*state.for_inference(), *inputs),
+                split,
+                mesh,
+                experiment.eval.batch_size,
             )
-            return scores.validation_metrics(logits, val_labels)
+            result = scores.validation_metrics(recipe.network.class_logits(output), val_labels)
+            if T_SCORE in split.beside:
+                error = np.abs(recipe.network.t_scores(output) - split.beside[T_SCORE])
+                known = np.isfinite(error)
+                result["t_score_mae"] = float(error[known].mean()) if known.any() else math.nan
+            return result
 
         def recalibrate(step: int) -> TrainState:
             count = experiment.optimizer.recalibrate
-            some = batches_of(Feed(source, None), plan, experiment, count, order)
+            with_columns = beside(source, begun.columns, "")
+            some = batches_of(Feed(with_columns, None), plan, experiment, count, order)
             return recalibrated(recipe, state, step, (to_devices(batch, by_row) for batch in some), mesh)
 
         boundaries = parameter_groups.phases(recipe.groups)
@@ -177,7 +198,7 @@ def train(
                     "step %d: a part of the frozen prefix learns from now on; from here on images are read",
                     step,
                 )
-                feed = feeds.choose(recipe, architecture, dataset, state, step, plan, mesh)
+                feed = feed_at(state, step)
                 iterator = batches_of(feed, plan, experiment, total_steps, order, iterator.get_state())
                 forward = forward_of(recipe, feed, mesh)
             ahead = [save_every - step % save_every, total_steps - step, experiment.log_every - len(window)]
@@ -297,10 +318,11 @@ def together(batches: Sequence[Batch]) -> Batch:
 
 
 def forward_of(recipe: Recipe, feed: Feed, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
-    """`f(params, stats, input) -> logits` of what the feed validates on, in inference mode."""
-    apply = recipe.network.eval_function(feed.start)
+    """`f(params, stats, input, clinical) -> output` of what the feed validates on, in inference mode."""
+    apply = recipe.network.output_function(feed.start)
     return jax.jit(
-        lambda params, stats, image: apply(params, stats, unpack(image)), out_shardings=replicated(mesh)
+        lambda params, stats, image, *clinical: apply(params, stats, unpack(image), *clinical),
+        out_shardings=replicated(mesh),
     )
 
 

@@ -157,6 +157,11 @@ def check_probe(experiment: Experiment) -> None:
             "a probe is logistic regression: set loss.name=cross_entropy, loss.label_smoothing=0 and "
             f"model.head=softmax, not {loss.name}, {loss.label_smoothing:g} and {experiment.model.head}"
         )
+    if experiment.model.covariates or experiment.model.t_score:
+        raise UserError(
+            "a probe is logistic regression on an image's features alone: leave model.covariates and model.t_score "
+            "empty; osteojax baselines joins features with columns"
+        )
     if experiment.pretrain:
         raise UserError(
             "pretrain asks for an earlier stage, and a probe is one fit; train that stage by itself and name its "

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from osteojax.data.columns import CLINICAL
 from osteojax.devices.mesh import state_sharding
 from osteojax.run.state import TrainState
 from osteojax.train.parameter_groups import trainable_at
@@ -38,7 +39,8 @@ def recalibrated(
     statistics_of = recipe.network.statistics_function(trainable)
 
     def add(sums: Any, params: Any, stats: Any, batch: Mapping[str, Any]) -> Any:
-        found = statistics_of(params, stats, batch["image"], batch["mask"], jax.random.key(0))
+        inputs = batch["image"], batch["mask"], jax.random.key(0), batch.get(CLINICAL)
+        found = statistics_of(params, stats, *inputs)
         count = jnp.sum(batch["mask"])
         total, weight = sums
         return {path: total[path] + count * found[path] for path in total}, weight + count

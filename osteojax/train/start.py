@@ -13,8 +13,9 @@ import optax
 
 from osteojax import config as configs
 from osteojax import leaky
+from osteojax.data.columns import COLUMNS, Columns, check_t_scores, width_of
 from osteojax.data.dataset import Examples, PreparedDataset
-from osteojax.devices.agreement import any_process, from_first, shared_errors
+from osteojax.devices.agreement import from_first, shared_errors
 from osteojax.devices.mesh import replicated, state_sharding
 from osteojax.errors import UserError
 from osteojax.models.build import build_shapes
@@ -41,7 +42,9 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 _MESH = ("mesh.data", "mesh.fsdp")
 # What the first start settled: its parameters came from there.
-_SETTLED = ("model.name", "model.fallback", "init", "weights", "transfer.head", "transfer.allow_overlap")
+_SETTLED = (
+    "model.name", "model.fallback", "model.covariates", "init", "weights", "transfer.head", "transfer.allow_overlap",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -57,6 +60,7 @@ class Start:
         iterator: position in the data; None at the beginning.
         origin: where the parameters came from at step 0.
         learned: what this run and those before it learn from; None where that is not known, or was written already.
+        columns: that the network takes beside the image, as the first start found them in the training split; or None.
     """
 
     recipe: Recipe
@@ -67,6 +71,7 @@ class Start:
     iterator: Any
     origin: dict[str, Any]
     learned: Rows | None = None
+    columns: Columns | None = None
 
 
 def agree_on_start(config: ml_collections.ConfigDict, dataset: PreparedDataset) -> None:
@@ -195,24 +200,18 @@ def start(
     def recipe_for(network: Network) -> Recipe:
         return Recipe.of(experiment, network, total_steps, counts)
 
-    for step in reversed(checkpoints.steps()):
-        damage = None
-        try:
-            record = checkpoints.record(step)
-            architecture = record["origin"]["architecture"]
-            recipe = recipe_for(
-                Network(build_shapes(experiment.model, architecture, classes, devices=mesh.size))
-            )
-            state = restore_state(checkpoints, step, record, recipe.network, mesh)
-        except DamagedCheckpoint as error:
-            damage = error
-        # Together: a process that alone went back would wait for the others for ever.
-        if any_process(damage is not None):
-            log.warning(
-                "%s; going back to the one before", damage or f"checkpoint {step} is damaged elsewhere"
-            )
-            checkpoints.set_aside(step)
-            continue
+    def restored(step: int) -> tuple[int, dict[str, Any], Columns | None, Recipe, TrainState]:
+        record = checkpoints.record(step)
+        architecture, columns = record["origin"]["architecture"], Columns.of_record(record)
+        shapes = build_shapes(
+            experiment.model, architecture, classes, devices=mesh.size, inputs=width_of(columns)
+        )
+        recipe = recipe_for(Network(shapes))
+        return step, record, columns, recipe, restore_state(checkpoints, step, record, recipe.network, mesh)
+
+    found = checkpoints.newest(restored)
+    if found is not None:
+        step, record, columns, recipe, state = found
         best = BestSoFar(**record["best"])
         ranked = best.ranked_by(
             experiment.best.metric,
@@ -226,7 +225,17 @@ def start(
                 "choose a checkpoint with osteojax evaluate --step"
             )
         state = adopt(state, recipe, step, mesh)
-        return Start(recipe, state, step, record["pending"], ranked, record["iterator"], record["origin"])
+        return Start(
+            recipe,
+            state,
+            step,
+            record["pending"],
+            ranked,
+            record["iterator"],
+            record["origin"],
+            None,
+            columns,
+        )
 
     given, learned = None, learned_from(dataset, experiment.tested, experiment.eval.split)
     # A stage is told by its name: the folder of both may move.
@@ -243,12 +252,16 @@ def start(
             f"transfer.* is about weights that are a run of ours, and weights={experiment.weights!r} are none; name "
             "the folder of a run, or leave transfer.* as it was"
         )
-    model, origin = initialise(experiment, classes, mesh.size, given)
+    names = experiment.model.covariates
+    columns = Columns.fit(source.identities(), names, source.labels()) if names else None
+    if experiment.model.t_score:
+        check_t_scores(source.identities(), experiment.model.t_score)
+    model, origin = initialise(experiment, classes, mesh.size, given, inputs=width_of(columns))
     recipe = recipe_for(Network(model))
     layout = state_sharding(mesh, jax.eval_shape(recipe.init_state, *recipe.network.init()))
     state = jax.jit(recipe.init_state, out_shardings=layout)(*recipe.network.init())
     best = BestSoFar(experiment.best.metric, experiment.best.direction, experiment.best.patience)
-    return Start(recipe, state, 0, [], best, None, origin, learned)
+    return Start(recipe, state, 0, [], best, None, origin, learned, columns)
 
 
 def checkpoint_record(
@@ -259,6 +272,7 @@ def checkpoint_record(
     iterator: Any,
     best: BestSoFar,
     pending: list[dict[str, float]],
+    columns: Columns | None = None,
 ) -> dict[str, Any]:
     """The JSON part of a checkpoint, which `start` goes on from and `osteojax.run.open` opens.
 
@@ -269,6 +283,7 @@ def checkpoint_record(
         iterator: position in the data; None at its beginning.
         best: the ranking so far.
         pending: see `Start`.
+        columns: likewise.
     """
     return {
         "config": configs.to_json(config),
@@ -283,7 +298,7 @@ def checkpoint_record(
         "iterator": iterator,
         "best": best.as_record(),
         "pending": pending,
-    }
+    } | ({} if columns is None else {COLUMNS: columns.to_record()})
 
 
 def mark_of(dataset: PreparedDataset, origin: dict[str, Any]) -> leaky.Mark | None:

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 import osteojax.train.losses  # noqa: F401  fills the registry
+from osteojax.data.columns import CLINICAL, T_SCORE
 from osteojax.data.pixels import unpack
 from osteojax.devices.mesh import batch_sharding, replicated, state_sharding
 from osteojax.errors import UserError
@@ -33,9 +34,10 @@ from osteojax.train.optimizer import (
     scale_of,
 )
 from osteojax.train.parameter_groups import ParameterGroup, trainable_at
+from osteojax.train.t_score import known_of, negative_log_likelihood
 
-# Images, mask and, as often as there are, labels with their weights: (B, ...) each.
-Rows = tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]
+# Images, mask, columns and T-scores or None, and, as often as there are, labels with their weights: (B, ...) each.
+Rows = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None, list[tuple[jax.Array, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Recipe:
         groups: parameter groups, in order.
         labels: path -> name of its group.
         schedule: learning rate by global step.
-        loss: logits (B, classes), label (B,) -> (B,).
+        loss: class logits (B, classes), label (B,) -> (B,).
         augmentations: those that are on.
         experiment: the rest; read are `optimizer` and `seed`.
         class_weights: weight of each class in the loss.
@@ -119,6 +121,11 @@ class Recipe:
     def without_labels(self) -> bool:
         """Whether it learns from two views of each image (`osteojax.train.siamese`), and its logits are embeddings."""
         return self.experiment.model.head == "simsiam"
+
+    @property
+    def reads_class(self) -> bool:
+        """Whether the T-score alone is learned, and the class is read from it."""
+        return self.experiment.model.head == "t_score"
 
     @property
     def averages(self) -> bool:
@@ -204,24 +211,34 @@ def make_train_step(
             image, partner, share = mix(augment_key, image, mask, recipe.experiment.mix)
             targets = [(label, share * weight), (label[partner], (1 - share) * weight[partner])]
         total = sum(jnp.sum(weight) for _, weight in targets)
+        clinical, score = batch.get(CLINICAL), batch.get(T_SCORE)
+        known = jnp.zeros_like(mask) if score is None else known_of(score, mask)
+        with_score = jnp.maximum(jnp.sum(known), 1.0)
         frozen = {path: p for path, p in state.params.items() if path not in trainable}
 
         def loss_of(learned: Flat, rows: Rows, key: jax.Array) -> tuple[jax.Array, tuple[jax.Array, Flat]]:
-            image, mask, targets = rows
+            image, mask, clinical, score, targets = rows
             if recipe.without_labels:
                 return siamese.loss_of(apply, frozen | learned, state.batch_stats, image, mask, key)
-            logits, stats = apply(frozen | learned, state.batch_stats, image, mask, key)
-            losses = [jnp.sum(recipe.loss(logits, label) * weight) for label, weight in targets]
-            return jnp.asarray(sum(losses) / total), (logits, stats)
+            output, stats = apply(frozen | learned, state.batch_stats, image, mask, key, clinical)
+            loss = jnp.zeros(())
+            if not recipe.reads_class:
+                logits = recipe.network.class_logits(output)
+                losses = [jnp.sum(recipe.loss(logits, label) * weight) for label, weight in targets]
+                loss = jnp.asarray(sum(losses) / total)
+            if score is not None:
+                unlikely = negative_log_likelihood(output, score) * known_of(score, mask)
+                loss += recipe.experiment.loss.t_score_weight * jnp.sum(unlikely) / with_score
+            return loss, (output, stats)
 
         def gradient_at(learned: Flat) -> tuple[jax.Array, jax.Array, Flat, Flat]:
             return accumulated(
-                jax.value_and_grad(loss_of, has_aux=True), learned, (image, mask, targets), model_key,
-                settings.accumulate,
+                jax.value_and_grad(loss_of, has_aux=True), learned,
+                (image, mask, clinical, score, targets), model_key, settings.accumulate,
             )  # fmt: skip
 
         learned = {path: p for path, p in state.params.items() if path in trainable}
-        loss, logits, batch_stats, gradient = gradient_at(learned)
+        loss, output, batch_stats, gradient = gradient_at(learned)
         if settings.sam_rho > 0:
             *_, gradient = gradient_at(climbed(learned, gradient, settings.sam_rho))
 
@@ -244,10 +261,14 @@ def make_train_step(
 
         metrics = {"loss": loss}
         if recipe.without_labels:
-            metrics |= siamese.embedding_metrics(logits, mask)
+            metrics |= siamese.embedding_metrics(output, mask)
         else:
+            logits = recipe.network.class_logits(output)
             correct = jnp.sum((jnp.argmax(logits, -1) == label) * mask)
             metrics["accuracy"] = correct / jnp.sum(mask)
+        if score is not None:
+            error = jnp.abs(jnp.where(jnp.isfinite(score), score, 0.0) - recipe.network.t_scores(output))
+            metrics["t_score_mae"] = jnp.sum(error * known) / with_score
         rate = recipe.schedule(state.step) * scale_of(state.opt_state)
         factors = {group.name: group.lr_factor for group in recipe.groups}
         metrics |= {
@@ -267,7 +288,7 @@ def make_train_step(
 def accumulated(
     gradient_of: Callable[..., Any], learned: Flat, rows: Rows, key: jax.Array, parts: int
 ) -> tuple[jax.Array, jax.Array, Flat, Flat]:
-    """Loss, logits (B, classes), running statistics and gradient of a batch, in so many parts one after the other.
+    """Loss, output (B, ...), running statistics and gradient of a batch, in so many parts one after the other.
 
     Each part's loss is over the weight of the whole batch, so that the sum is the loss of the whole.
 
@@ -275,8 +296,8 @@ def accumulated(
         UserError: the rows do not divide into the parts.
     """
     if parts == 1:
-        (loss, (logits, stats)), gradient = gradient_of(learned, rows, key)
-        return loss, logits, stats, gradient
+        (loss, (output, stats)), gradient = gradient_of(learned, rows, key)
+        return loss, output, stats, gradient
     count = len(rows[1])
     if count % parts:
         raise UserError(f"optimizer.accumulate={parts} does not divide the {count} rows of a batch")
@@ -288,10 +309,10 @@ def accumulated(
         return jax.tree.map(jnp.add, sums, (loss, gradient)), aux
 
     nothing = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, learned))
-    (loss, gradient), (logits, stats) = jax.lax.scan(add, nothing, (split, jax.random.split(key, parts)))
+    (loss, gradient), (output, stats) = jax.lax.scan(add, nothing, (split, jax.random.split(key, parts)))
     # No statistics move (`Recipe.of`): those of every part are the same.
     stats = jax.tree.map(lambda x: x[0], stats)
-    return loss, jnp.moveaxis(logits, 0, 1).reshape(count, -1), stats, gradient
+    return loss, jnp.moveaxis(output, 0, 1).reshape(count, -1), stats, gradient
 
 
 def climbed(learned: Flat, gradient: Flat, rho: float) -> Flat:

@@ -131,6 +131,12 @@ def _check_fits(source: Run, place: str, experiment: Experiment, dataset: Prepar
             f"transfer.head='keep': weights={place} tell {', '.join(source.class_names)} apart, and "
             f"{dataset.directory} has {', '.join(dataset.class_names)}; set --config.transfer.head=reset"
         )
+    beside = [key for key in ("covariates", "t_score") if getattr(model, key) or source.config.model.get(key)]
+    if beside:
+        raise UserError(
+            f"transfer.head='keep' keeps a last layer that knows the image alone, and model.{beside[0]} is set here or "
+            f"in {place}; set --config.transfer.head=reset"
+        )
     kind = _head_of(source)
     if kind != model.head or kind == "simsiam":
         raise UserError(

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import http.client
 import logging
 import re
@@ -18,7 +17,7 @@ from typing import IO
 from rich.progress import Progress
 
 from osteojax.errors import UserError
-from osteojax.files import cache_dir
+from osteojax.files import cache_dir, sha256_of
 
 MAX_BYTES = 4 * 2**30
 ATTEMPTS = 4
@@ -52,13 +51,13 @@ def fetch(url: str, sha256: str, *, timeout: float = 20, pause: float = 1) -> Pa
         target.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(target.with_name(target.name + ".lock")):
             if target.exists():
-                if _sha256(target).startswith(sha256):
+                if sha256_of(target).startswith(sha256):
                     return target
                 log.warning("%s is damaged; fetching it again", target)
                 target.unlink()
             partial = target.with_name(target.name + ".part")
             _transfer(url, partial, target, timeout=timeout, pause=pause)
-            found = _sha256(partial)
+            found = sha256_of(partial)
             if not found.startswith(sha256):
                 partial.unlink()
                 raise UserError(
@@ -168,8 +167,3 @@ def _exclusive(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

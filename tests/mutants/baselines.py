@@ -57,7 +57,7 @@ BASELINES: tuple[Mutant, ...] = (
     ),
     Mutant(
         "baselines: an unknown sex is a sex",
-        f"{_SOURCES}/covariates.py",
+        "osteojax/data/columns.py",
         '"n/a", "unknown")',
         '"n/a")',
         (f"{_TESTS}/test_sources.py",),

@@ -89,8 +89,8 @@ ENGINE: tuple[Mutant, ...] = (
     Mutant(
         "weight decay on vectors",
         "osteojax/train/optimizer.py",
-        "lambda p: p.ndim > 1",
-        "lambda p: True",
+        "add_decayed_weights(decay, mask=kernels)",
+        "add_decayed_weights(decay)",
         ("tests/osteojax/train/test_step.py::test_one_group_is_optax_adamw",),
     ),
     Mutant(

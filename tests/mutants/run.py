@@ -16,14 +16,17 @@ from pathlib import Path
 
 from tests.mutants.backbones import BACKBONES
 from tests.mutants.baselines import BASELINES
+from tests.mutants.denoisers import DENOISERS
 from tests.mutants.engine import ENGINE
 from tests.mutants.explain import EXPLAIN
 from tests.mutants.feed import FEED
+from tests.mutants.hybrid import HYBRID
 from tests.mutants.mutant import Mutant
 from tests.mutants.preparation import PREPARATION
 from tests.mutants.privacy import PRIVACY
 from tests.mutants.probe import PROBE
 from tests.mutants.recipes import RECIPES
+from tests.mutants.region import REGION
 from tests.mutants.search import SEARCH
 from tests.mutants.splits import SPLITS
 from tests.mutants.transfer import TRANSFER
@@ -32,13 +35,16 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = (
     *BACKBONES,
     *BASELINES,
+    *DENOISERS,
     *ENGINE,
     *EXPLAIN,
     *FEED,
+    *HYBRID,
     *PREPARATION,
     *PRIVACY,
     *PROBE,
     *RECIPES,
+    *REGION,
     *SEARCH,
     *SPLITS,
     *TRANSFER,

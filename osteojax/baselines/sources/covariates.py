@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from osteojax.baselines.sources.registry import SOURCES, Table, table
+from osteojax.data.columns import as_numbers, cell_text
 from osteojax.data.dataset import IDENTITY, Split
 from osteojax.errors import UserError
-from osteojax.run.predictions import text
-
-_MISSING = ("", "nan", "none", "na", "n/a", "unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +44,9 @@ def covariates(examples: Split, settings: Covariates) -> Table:
 
 def _column(cells: Sequence[Any]) -> tuple[np.ndarray, bool]:
     """Values (N,) float64, NaN where missing, and whether they are categories."""
-    texts = ["" if (said := text(cell).strip()).lower() in _MISSING else said for cell in cells]
-    known = [said for said in texts if said]
-    try:
-        numbers = {said: float(said) for said in known}
-    except ValueError:
-        numbers = {said: float(place) for place, said in enumerate(sorted(set(known)))}
-        return np.asarray([numbers.get(said, np.nan) for said in texts]), True
-    # Whatever is infinite is no measurement either.
-    values = np.asarray([numbers.get(said, np.nan) for said in texts])
-    return np.where(np.isfinite(values), values, np.nan), False
+    texts = [cell_text(cell) for cell in cells]
+    values = as_numbers(texts)
+    if values is not None:
+        return values, False
+    places = {said: float(place) for place, said in enumerate(sorted(set(filter(None, texts))))}
+    return np.asarray([places.get(said, np.nan) for said in texts]), True

@@ -1,7 +1,8 @@
 """The last layer of a classifier: what turns features into class logits, and what they mean.
 
 Whatever the kind, its output is (B, K) logits whose softmax is the probability of the classes: nothing downstream knows
-of it. The ordinal kinds give log-probabilities, which are logits already.
+of it. The ordinal kinds give log-probabilities, which are logits already. A T-score follows behind the logits
+(`osteojax.models.layers.t_score`).
 """
 
 from typing import Literal
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.layers.convolution import Linear
+from osteojax.models.layers.t_score import ReadFromTScore
 
-Last = Literal["softmax", "coral", "corn"]
+Last = Literal["softmax", "coral", "corn", "t_score"]
 
 
 class Coral(Linear):
@@ -66,4 +68,8 @@ _ORDINAL: dict[str, type[Coral] | type[Corn]] = {"coral": Coral, "corn": Corn}
 
 def last_layer(kind: Last, plain: Linear, classes: int, *, rngs: nnx.Rngs) -> Linear:
     """The layer of that kind in the place of a plain one, which "softmax" keeps."""
-    return plain if kind == "softmax" else _ORDINAL[kind](plain.kernel.shape[0], classes, rngs=rngs)
+    if kind == "softmax":
+        return plain
+    if kind == "t_score":
+        return ReadFromTScore(plain.kernel.shape[0], rngs=rngs)
+    return _ORDINAL[kind](plain.kernel.shape[0], classes, rngs=rngs)

@@ -12,6 +12,7 @@ COMMANDS = (
     "convert",
     "show-augment",
     "train",
+    "train-denoiser",
     "probe",
     "baselines",
     "evaluate",
@@ -21,6 +22,7 @@ COMMANDS = (
     "report",
     "export",
     "sweep",
+    "train-segmenter",
     "compile-check",
 )
 

@@ -10,6 +10,7 @@ import small
 from osteojax.errors import UserError
 from osteojax.export.export import export_run
 from osteojax.export.read import MAX_DESCRIPTION_BYTES, open_exported
+from osteojax.files import sha256_of
 from osteojax.train.loop import train
 
 
@@ -125,10 +126,9 @@ def test_no_link_leads_out_of_the_folder(copy, tmp_path):
 
 
 def test_a_program_that_is_none(copy):
-    from osteojax.export.describe import sha256
 
     (copy / "model.stablehlo").write_bytes(b"not a program" * 100)
-    change(copy, files={**files_of(copy), "model.stablehlo": sha256(copy / "model.stablehlo")})
+    change(copy, files={**files_of(copy), "model.stablehlo": sha256_of(copy / "model.stablehlo")})
     with pytest.raises(UserError, match="cannot be read by this release of JAX"):
         open_exported(copy)
 

@@ -50,14 +50,16 @@ def test_one_group_is_optax_adamw():
 def test_groups_have_their_own_rate_and_decay():
     config = optimizer_config(name="sgd", momentum=0.0, learning_rate=1.0, schedule="constant", clip_norm=0.0)
     groups = (
-        ParameterGroup("fast", "f", lr_factor=2.0, weight_decay=0.5),
-        ParameterGroup("slow", "s", lr_factor=0.1, weight_decay=0.0),
+        ParameterGroup("fast", "f/.*", lr_factor=2.0, weight_decay=0.5),
+        ParameterGroup("slow", "s/.*", lr_factor=0.1, weight_decay=0.0),
     )
-    params = {"f": jnp.ones((2, 2)), "s": jnp.ones((2, 2))}
-    optimizer = make_optimizer(config, groups, {"f": "fast", "s": "slow"}, make_schedule(config, 5), 0)
+    params = {"f/kernel": jnp.ones((2, 2)), "s/kernel": jnp.ones((2, 2))}
+    optimizer = make_optimizer(
+        config, groups, dict(zip(params, ("fast", "slow"), strict=True)), make_schedule(config, 5), 0
+    )
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params, step=0)
-    np.testing.assert_allclose(updates["f"], -2.0 * (1 + 0.5))
-    np.testing.assert_allclose(updates["s"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["f/kernel"], -2.0 * (1 + 0.5))
+    np.testing.assert_allclose(updates["s/kernel"], -0.1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

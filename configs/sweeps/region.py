@@ -1,0 +1,23 @@
+"""Does the region of interest help the diagnosis: the whole film, the joint cut out, or all but the knee darkened.
+
+    osteojax sweep --sweep=configs/sweeps/region.py --out=SWEEP --source=RADIOGRAPHS
+
+Each variant prepares the radiographs anew and trains on the result; splits are the same, since they do not depend on
+the region. Films whose joint is not found go on as they are, in every variant; the manifest counts them.
+
+Cost: not run yet. Three preparations and nine runs: by the figures of `denoise`, about 25 minutes of CPU.
+Found there: nothing yet.
+"""
+
+from osteojax.sweep.plan import Variants
+
+TRAIN = "configs/train/paper_resnet50.py"
+PREP = "configs/prep/prep.py"
+SEEDS = (0, 1, 2)
+METRIC = "balanced_accuracy"
+BASELINE = "none"
+
+
+def variants() -> Variants:
+    for how in ("none", "crop", "mask"):
+        yield how, {"prep.region.how": how}

@@ -1,0 +1,115 @@
+"""Weights of a DnCNN: written and read again, untrusted, and KAIR's."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load, save
+from scipy.ndimage import gaussian_filter
+
+from osteojax.errors import UserError
+from osteojax.files import sha256_of
+from osteojax.models.dncnn import DnCNN
+from osteojax.weights.dncnn import DnCNNFacts, read_dncnn, read_kair_dncnn, write_dncnn
+from osteojax.weights.formats.pth import read_pth
+from tests.osteojax.models.test_dncnn import images, plain, with_random_biases
+
+FACTS = DnCNNFacts((0.0, 55.0), {"steps": 3})
+
+
+@pytest.fixture
+def file(tmp_path):
+    model = with_random_biases(DnCNN(4, 5, batch_norm=False, rngs=nnx.Rngs(3)))
+    write_dncnn(tmp_path / "w.safetensors", model, FACTS)
+    return tmp_path / "w.safetensors"
+
+
+def read(path):
+    return read_dncnn(path, sha256_of(path))
+
+
+def test_what_is_written_is_read_again(file):
+    model, facts = read(file)
+    expected = with_random_biases(DnCNN(4, 5, batch_norm=False, rngs=nnx.Rngs(3)))
+    np.testing.assert_array_equal(model(images()), expected(images()))
+    assert facts == FACTS
+
+
+def changed(file, tensors=None, **fields):
+    """The file with other tensors (None leaves one out) and other metadata."""
+    described = {
+        "architecture": "dncnn",
+        "depth": 4,
+        "width": 5,
+        "sigma": [0.0, 55.0],
+        "training": {},
+    } | fields
+    kept = {k: v for k, v in (load(file.read_bytes()) | (tensors or {})).items() if v is not None}
+    file.write_bytes(save(kept, {"osteojax": json.dumps(described)}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        ({}, {"architecture": "unet"}, "does not say that it is a DnCNN"),
+        ({}, {"depth": 10**9}, "depth is 1000000000; it must be a whole number at least 2 and at most 64"),
+        ({}, {"width": -1}, "width is -1"),
+        ({}, {"sigma": [55.0, 0.5]}, "from 55 to 0.5, which is none"),
+        ({}, {"sigma": [0.0, 0.0]}, "sigma"),
+        ({}, {"surprise": 1}, "no config key"),
+        ({}, {"depth": 5}, r"layers\.4\.bias is missing"),
+        ({}, {"depth": 3}, r"layers\.3\.bias is strange"),
+        ({}, {"width": 6}, r"layers\.0\.kernel is F32 \(3, 3, 1, 5\), and a float tensor \(3, 3, 1, 6\) is needed"),
+        ({"layers.1.bias": None}, {}, r"layers\.1\.bias is missing"),
+        ({"layers.1.bias": np.full(5, np.nan, np.float32)}, {}, r"layers\.1\.bias holds NaN"),
+        ({"layers.1.bias": np.zeros(5, np.int32)}, {}, r"layers\.1\.bias is I32"),
+    ],
+)  # fmt: skip
+def test_a_file_that_does_not_fit_is_one_sentence(file, tensors, fields, message):
+    with pytest.raises(UserError, match=message):
+        read(changed(file, tensors, **fields))
+
+
+def test_another_file_of_that_name_is_refused(file):
+    before = sha256_of(file)
+    changed(file)
+    with pytest.raises(UserError, match=f"w.safetensors has the SHA-256 .*{before[:16]}"):
+        read_dncnn(file, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x04cos\nsystem\n"])
+def test_what_is_no_weights_file_is_refused(file, content):
+    file.write_bytes(content)
+    with pytest.raises(UserError):
+        read(file)
+
+
+def test_weights_without_a_description_are_refused(file):
+    file.write_bytes(save(load(file.read_bytes())))
+    with pytest.raises(UserError, match="does not say that it is a DnCNN"):
+        read(file)
+
+
+def test_kairs_network_is_the_plain_one_of_its_tensors(shared):
+    path = shared / "weights" / "kair_dncnn_25.pth"
+    model, tensors = read_kair_dncnn(path), read_pth(path)
+    assert (model.depth, model.width) == (17, 64)
+    layers = [
+        (tensors[f"model.{2 * i}.weight"].read().transpose(2, 3, 1, 0), tensors[f"model.{2 * i}.bias"].read())
+        for i in range(17)
+    ]
+    x = images(1, 9, 8)
+    np.testing.assert_allclose(model(x)[0, ..., 0], plain(layers, np.asarray(x[0, ..., 0])), atol=2e-5)
+    rng = np.random.default_rng(0)
+    clean = 0.5 + 3 * gaussian_filter(rng.normal(size=(48, 48)), 4)
+    noisy = jnp.asarray(clean + rng.normal(0, 25 / 255, clean.shape), jnp.float32)
+    left = np.square(model(noisy[None, ..., None])[0, ..., 0] - clean).mean()
+    assert left < 0.15 * (25 / 255) ** 2
+
+
+def test_another_networks_file_is_not_kairs(file):
+    with pytest.raises(UserError, match="no DnCNN of KAIR's"):
+        read_kair_dncnn(file)
