@@ -1,5 +1,6 @@
 """What a denoiser learns from: phantoms without noise, radiographs that were reduced, or noisy ones as they are."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,24 +18,28 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def clean_phantoms(count: int, size: int, seed: int) -> list[np.ndarray]:
-    """Phantoms without noise, float32 (size, size) in [0, 1], of all classes in turn."""
-    config = PhantomConfig(image_size=(size, size), seed=seed)
+def clean_phantoms(count: int, sizes: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Phantoms without noise, float32 (size, size) in [0, 1], of all classes in turn, and of all sizes."""
 
     def film(patient: int) -> np.ndarray:
-        return generate_image(CLASS_NAMES[patient % len(CLASS_NAMES)], patient=patient, config=config).clean
+        turn, index = divmod(patient, len(CLASS_NAMES))
+        size = sizes[turn % len(sizes)]
+        config = PhantomConfig(image_size=(size, size), seed=seed)
+        return generate_image(CLASS_NAMES[index], patient=patient, config=config).clean
 
     return _each("phantoms", range(count), film)
 
 
-def reduced_radiographs(folder: Path, count: int, size: int) -> list[np.ndarray]:
+def reduced_radiographs(folder: Path, count: int, sizes: Sequence[int]) -> list[np.ndarray]:
     """Radiographs that were resized, float32 (size, size) in [0, 1]: a large film loses most of its noise by that.
+
+    All sizes come in turn.
 
     Raises:
         UserError: there is no file, or one is no readable radiograph.
     """
-    spec = PreprocessSpec(image_size=size)
-    return _each_file(folder, count, lambda path: preprocess_file(path, spec)[..., 0])
+    turn = itertools.cycle(PreprocessSpec(image_size=size) for size in sizes)
+    return _each_file(folder, count, lambda path: preprocess_file(path, next(turn))[..., 0])
 
 
 def noisy_radiographs(folder: Path, count: int) -> list[tuple[np.ndarray, float]]:

@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config = configs.load("configs/denoisers/dncnn.py")
     config.loss = "sure"
     config.steps = 1000
-    config.model.update(depth=6, width=16)
+    config.model.update(depth=6, width=16, downsampling=1)
     # The estimate of the risk scatters more than the risk: larger batches than with clean images.
-    config.data.update(batch_size=16, patch=48)
+    config.data.update(batch_size=16, patch=48, images=60, image_sizes=(448,))
     config.learning_rate = 2e-3
     return config

@@ -16,8 +16,11 @@ from osteojax.files import sha256_of
 # Trained by `osteojax train-denoiser --config=configs/denoisers/dncnn.py`; dncnn_b.md is its card.
 SHIPPED = Path(__file__).with_name("dncnn_b.safetensors")
 # Sides of what is computed at once, without what is around it: at most, and in steps of, so that images of many sizes
-# share a few compiled programs.
+# share a few compiled programs. Steps are whole squares of `DnCNN.downsampling`, so that tiles cut none.
 _TILE, _STEP = 256, 32
+# Sigma that a pixel is changed by at most: noise is hardly ever more, and what a network has seen too seldom, such as
+# the lead letters of a film, it would otherwise take for it.
+_MOST_CHANGE = 3.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ def dncnn(pixels: np.ndarray, sigma: float, settings: DnCNNSettings) -> np.ndarr
     def denoise(tile: np.ndarray) -> np.ndarray:
         return (network.denoise((tile - middle) / scale + 0.5) - 0.5) * scale + middle
 
-    return _tiled(pixels, denoise, around=network.reach)
+    most = np.float32(_MOST_CHANGE * sigma)
+    return pixels + np.clip(_tiled(pixels, denoise, around=network.reach) - pixels, -most, most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +78,7 @@ class _Network:
 
     Attributes:
         denoise: float32 (height, width) with grey levels in [0, 1] -> the same.
-        reach: pixels, each way, that a pixel of the result depends on.
+        reach: pixels around an image that its result depends on, each way.
         most_noise: highest sigma that it was trained for, in units of the range.
     """
 
@@ -100,7 +104,7 @@ def _network(path: Path, sha256: str, device: str) -> _Network:
         with jax.default_device(place):
             return np.asarray(run(state, image[None, ..., None]))[0, ..., 0]
 
-    return _Network(denoise, model.depth, facts.sigma[1] * GREY_LEVEL)
+    return _Network(denoise, model.reach, facts.sigma[1] * GREY_LEVEL)
 
 
 def _tiled(pixels: np.ndarray, denoise: Callable[[np.ndarray], np.ndarray], around: int) -> np.ndarray:

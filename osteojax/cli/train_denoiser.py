@@ -66,9 +66,9 @@ def films_of(settings: "DenoiserSettings") -> list["Film"]:
         if settings.loss == "sure":
             return [Film(*found) for found in training_films.noisy_radiographs(folder, data.images)]
         return [
-            Film(film) for film in training_films.reduced_radiographs(folder, data.images, data.image_size)
+            Film(film) for film in training_films.reduced_radiographs(folder, data.images, data.image_sizes)
         ]
-    clean = training_films.clean_phantoms(data.images, data.image_size, data.seed)
+    clean = training_films.clean_phantoms(data.images, data.image_sizes, data.seed)
     if settings.loss == "supervised":
         return [Film(film) for film in clean]
     rng = np.random.default_rng(data.seed)

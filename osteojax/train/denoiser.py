@@ -21,9 +21,12 @@ from osteojax.train.fit import Batches, Loss, fit
 from osteojax.weights.dncnn import GREY_LEVEL, DnCNNFacts, write_dncnn
 
 WEIGHTS = "dncnn.safetensors"
-# Squared errors count in units of the noise's variance, or a sigma of 50 would be all that is learned; below so many
-# grey levels no further, or a sigma of 1 would.
+# What good denoisers leave of squared errors grows about as sigma, so that these count in units of it: as they are, a
+# sigma of 50 would be most of what is learned. Below so many grey levels no further, or a sigma of 1 would be.
 _LEAST_SIGMA = 5.0
+# Noise that is not clipped makes the range of an image, as which the denoiser shows it to the network, wider by so many
+# sigma.
+_WIDENED = 8.0
 # The step of the divergence's finite difference, where grey levels go from 0 to 1 and were rounded at 1e-7.
 _EPSILON = 1e-3
 
@@ -35,6 +38,7 @@ class ModelSection:
     depth: Annotated[int, Bound(low=2, high=64)] = 10
     width: Annotated[int, Bound(low=1, high=512)] = 32
     batch_norm: bool = False
+    downsampling: Literal[1, 2, 4] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class DataSection:
 
     source: str = "phantom"
     images: Annotated[int, AtLeastOne] = 60
-    image_size: Annotated[int, Bound(low=32, high=4096)] = 448
+    image_sizes: tuple[Annotated[int, Bound(low=32, high=4096)], ...] = (448,)
     seed: Annotated[int, NotNegative] = 20101
     batch_size: Annotated[int, AtLeastOne] = 4
     patch: Annotated[int, Bound(low=8, high=512)] = 56
@@ -89,10 +93,15 @@ def read_denoiser_settings(config: ml_collections.ConfigDict) -> DenoiserSetting
     low, high = settings.sigma
     if low > high:
         raise UserError(f"sigma is from low to high, and ({low:g}, {high:g}) is not; turn it round")
-    if settings.data.patch > settings.data.image_size and settings.data.source == "phantom":
+    patch, smallest = settings.data.patch, min(settings.data.image_sizes, default=0)
+    if patch > smallest and settings.data.source == "phantom":
         raise UserError(
-            f"data.patch={settings.data.patch} does not fit into data.image_size={settings.data.image_size}; "
+            f"data.patch={patch} does not fit into the smallest of data.image_sizes={settings.data.image_sizes}; "
             "choose a smaller patch"
+        )
+    if patch % settings.model.downsampling:
+        raise UserError(
+            f"data.patch={patch} is no multiple of model.downsampling={settings.model.downsampling}; choose one that is"
         )
     return settings
 
@@ -119,6 +128,7 @@ def train_denoiser(
         settings.model.depth,
         settings.model.width,
         batch_norm=settings.model.batch_norm,
+        downsampling=settings.model.downsampling,
         rngs=nnx.Rngs(settings.seed),
     )
     rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
@@ -143,6 +153,8 @@ def train_denoiser(
 
 def patches_of(films: Sequence[Film], settings: DenoiserSettings) -> Batches:
     """The batches of a training: squares from anywhere in a film, turned and mirrored, and the noise to learn from.
+
+    Some are shown at less contrast about the middle, as an image is whose range is its noise's more than its own.
 
     A function of the settings and the step alone. Each batch has `image` (B, patch, patch, 1) and `sigma` (B,), both
     float32 and in units of the range of grey levels: the noise that is to be added to clean films, or is in noisy ones.
@@ -172,6 +184,9 @@ def patches_of(films: Sequence[Film], settings: DenoiserSettings) -> Batches:
             image[row, ..., 0] = cut[:, ::-1] if rng.integers(2) else cut
             if settings.loss == "sure":
                 sigma[row] = film.sigma
+            contrast = rng.uniform(1 / (1 + _WIDENED * sigma[row]), 1)
+            image[row] = 0.5 + contrast * (image[row] - 0.5)
+            sigma[row] *= contrast
         return {"image": image, "sigma": sigma}
 
     return batch
@@ -200,9 +215,9 @@ def sure(model: Any, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Arra
 
 
 def _mean(errors: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The mean over images of their squared errors (B, H, W, 1) in units of the noise's variance."""
-    floor = jnp.square(_LEAST_SIGMA * GREY_LEVEL)
-    return jnp.mean(errors.mean((1, 2, 3)) / (jnp.square(sigma) + floor))
+    """The mean over images of their squared errors (B, H, W, 1) in units of sigma."""
+    least = _LEAST_SIGMA * GREY_LEVEL
+    return jnp.mean(errors.mean((1, 2, 3)) / (least * (sigma + least)))
 
 
 LOSSES: Mapping[str, Loss] = {"supervised": supervised, "sure": sure}

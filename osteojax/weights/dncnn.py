@@ -50,11 +50,15 @@ class _Described:
     width: Annotated[int, Bound(low=1, high=512)]
     sigma: tuple[Annotated[float, NotNegative], Annotated[float, Positive]]
     training: Mapping[str, Any]
+    # Releases before did not write it: theirs is 1.
+    downsampling: Annotated[int, Bound(low=1, high=8)] = 1
 
 
 def write_dncnn(path: Path, model: DnCNN, facts: DnCNNFacts) -> None:
     """Writes a network without batch norm as a safetensors file: `layers.3.kernel` (HWIO), `layers.3.bias`, float32."""
-    described = _Described(_ARCHITECTURE, model.depth, model.width, facts.sigma, facts.training)
+    described = _Described(
+        _ARCHITECTURE, model.depth, model.width, facts.sigma, facts.training, model.downsampling
+    )
     text = json.dumps(dataclasses.asdict(described), sort_keys=True)
     tensors = {
         f"layers.{index}.{name}": np.asarray(value, np.float32)
@@ -93,7 +97,13 @@ def read_dncnn(path: Path, sha256: str) -> tuple[DnCNN, DnCNNFacts]:
         raise UserError(
             f"{path} is for a sigma from {described.sigma[0]:g} to {described.sigma[1]:g}, which is none"
         )
-    model = DnCNN(described.depth, described.width, batch_norm=False, rngs=nnx.Rngs(0))
+    model = DnCNN(
+        described.depth,
+        described.width,
+        batch_norm=False,
+        downsampling=described.downsampling,
+        rngs=nnx.Rngs(0),
+    )
     names = {
         f"layers.{index}.{name}": (index, name)
         for index in range(described.depth)

@@ -24,21 +24,25 @@ def folder(tmp_path):
 
 def settings(source="phantom", loss="supervised", **data):
     return DenoiserSettings(
-        loss=loss, data=DataSection(source=str(source), **{"images": 3, "image_size": 48, **data})
+        loss=loss, data=DataSection(source=str(source), **{"images": 3, "image_sizes": (48,), **data})
     )
 
 
 def test_phantoms_have_no_noise_and_follow_from_their_seed():
-    films = clean_phantoms(3, 48, 1)
+    films = clean_phantoms(3, (48,), 1)
     assert [film.shape for film in films] == [(48, 48)] * 3 and films[0].dtype == np.float32
-    assert all((a == b).all() for a, b in zip(films, clean_phantoms(3, 48, 1), strict=True))
-    assert (films[0] != clean_phantoms(1, 48, 2)[0]).any()
+    assert all((a == b).all() for a, b in zip(films, clean_phantoms(3, (48,), 1), strict=True))
+    assert (films[0] != clean_phantoms(1, (48,), 2)[0]).any()
     assert all(0 <= film.min() < film.max() <= 1 for film in films)
 
 
+def test_every_class_of_phantoms_comes_in_every_size():
+    assert [len(film) for film in clean_phantoms(7, (32, 48), 1)] == [32, 32, 32, 48, 48, 48, 32]
+
+
 def test_radiographs_are_reduced_as_preparation_reduces_them(folder):
-    films = reduced_radiographs(folder, 2, 48)
-    assert len(films) == 2
+    films = reduced_radiographs(folder, 3, (48, 64))
+    assert [len(film) for film in films] == [48, 64, 48]
     pixels = np.asarray(Image.open(folder / "a/1.png"), np.float32)
     np.testing.assert_array_equal(films[0], preprocess(pixels, PreprocessSpec(image_size=48))[..., 0])
 

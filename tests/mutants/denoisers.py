@@ -153,8 +153,8 @@ DENOISERS = (
     Mutant(
         "train-denoiser: a strong noise weighs most",
         "osteojax/train/denoiser.py",
-        "/ (jnp.square(sigma) + floor))",
-        "/ floor)",
+        "/ (least * (sigma + least)))",
+        "/ (least * least))",
         _TRAINING,
     ),
     Mutant(

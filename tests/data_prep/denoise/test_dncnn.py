@@ -101,6 +101,18 @@ def test_the_network_sees_the_range_as_it_is_unless_there_is_more_noise_than_it_
     assert seen_by_the_network(monkeypatch, image, 80.0, most=55.0)[1] == pytest.approx(55, rel=1e-5)
 
 
+def test_a_pixel_is_changed_by_three_sigma_at_most(phantom, monkeypatch):
+    """Noise is hardly ever more; a letter that the network takes for noise is."""
+    image = noisy(phantom)
+    network = dncnn._Network(np.zeros_like, 3, 55 / 255)
+    monkeypatch.setattr(dncnn, "_network", lambda *_: network)
+    found = SHIPPED(image, 15.0)
+    changed = np.abs(found - image)
+    assert changed.max() == pytest.approx(45, rel=1e-5)
+    near = image < image.min() + 45
+    np.testing.assert_allclose(found[near], image.min(), atol=1e-3)
+
+
 def test_other_weights_are_a_setting(phantom, tmp_path):
     image = noisy(phantom)
     one, two = (DenoiseSpec.of("dncnn", {"weights": str(other_weights(tmp_path, seed=s))}) for s in (1, 2))

@@ -41,6 +41,17 @@ def test_is_the_image_less_what_plain_convolutions_make_of_it():
     np.testing.assert_allclose(model(x)[..., 0], expected, atol=1e-5)
 
 
+def test_downsampled_it_is_convolutions_of_every_second_pixels_images():
+    model = with_random_biases(DnCNN(3, 5, batch_norm=False, downsampling=2, rngs=nnx.Rngs(0)))
+    x = images(height=18)
+    parts = jnp.concatenate([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)
+    for index, layer in enumerate(model.layers):
+        parts = layer(parts) if index == 2 else jax.nn.relu(layer(parts))
+    found = model.residual(x)
+    for n, (i, j) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        np.testing.assert_allclose(found[:, i::2, j::2, 0], parts[..., n], atol=1e-6)
+
+
 def test_batch_norm_stands_in_all_layers_but_the_first_and_the_last():
     model = DnCNN(6, 4, rngs=nnx.Rngs(0))
     assert [hasattr(layer, "norm") for layer in model.layers] == [False, True, True, True, True, False]

@@ -48,8 +48,8 @@ def clean_batch(rows=64, side=32, sigma=SIGMA):
 
 
 def error_of(estimate, sigma=SIGMA):
-    """Mean squared error, from the loss in units of the noise's variance."""
-    return float(estimate) * (sigma**2 + (5 * GREY_LEVEL) ** 2)
+    """Mean squared error, from the loss in units of sigma."""
+    return float(estimate) * 5 * GREY_LEVEL * (sigma + 5 * GREY_LEVEL)
 
 
 def expected_error(batch):
@@ -74,8 +74,8 @@ def test_sure_estimates_it_without_the_clean_image():
     assert np.mean(estimates) == pytest.approx(expected_error(batch), rel=0.02)
 
 
-def test_errors_count_in_units_of_the_noises_variance():
-    """Whatever the noise, an error of its size weighs the same; below 5 grey levels less and less."""
+def test_errors_count_in_units_of_sigma():
+    """A squared error of ten times as much noise weighs a tenth; below 5 grey levels not much more."""
 
     class Nothing:
         def residual(self, x):
@@ -83,10 +83,11 @@ def test_errors_count_in_units_of_the_noises_variance():
 
     for sigma in (50.0, 1.0):
         loss = supervised(Nothing(), clean_batch(sigma=sigma * GREY_LEVEL), jax.random.key(0))
-        assert loss == pytest.approx(sigma**2 / (sigma**2 + 25), rel=0.02)
+        assert loss == pytest.approx(sigma**2 / (5 * (sigma + 5)), rel=0.02)
 
 
-def test_patches_are_squares_of_the_films_in_all_eight_ways_and_follow_from_seed_and_step():
+def test_patches_are_squares_of_the_films_in_all_eight_ways_and_follow_from_seed_and_step(monkeypatch):
+    monkeypatch.setattr(denoiser, "_WIDENED", 0.0)
     marked = [Film(np.arange(20 * 24, dtype=np.float32).reshape(20, 24) + 1000 * i) for i in range(2)]
     settings = read_denoiser_settings(config(data={"batch_size": 64, "patch": 8}, sigma=(5.0, 50.0)))
     batch = patches_of(marked, settings)
@@ -107,7 +108,19 @@ def test_patches_are_squares_of_the_films_in_all_eight_ways_and_follow_from_seed
     assert first["sigma"].min() >= 5 * GREY_LEVEL and first["sigma"].max() <= 50 * GREY_LEVEL
 
 
-def test_for_sure_the_noise_is_the_films_own():
+def test_the_more_noise_the_less_contrast_may_be():
+    """As much less as eight sigma, a range of unclipped noise, take of it; the noise goes down with it."""
+    flat = [Film(np.array([[0, 1]], np.float32).repeat(8, 0).repeat(4, 1))]
+    settings = read_denoiser_settings(config(data={"batch_size": 200, "patch": 8}, sigma=(51.0, 51.0)))
+    batch = patches_of(flat, settings)(0)
+    contrast = np.ptp(batch["image"], axis=(1, 2, 3))
+    assert contrast.max() > 0.98 and 1 / 2.6 < contrast.min() < 1 / 2.6 + 0.02
+    np.testing.assert_allclose(batch["sigma"], contrast * 0.2, rtol=1e-5)
+    np.testing.assert_allclose(batch["image"].mean((1, 2, 3)), 0.5, atol=1e-6)
+
+
+def test_for_sure_the_noise_is_the_films_own(monkeypatch):
+    monkeypatch.setattr(denoiser, "_WIDENED", 0.0)
     noisy = [Film(film.pixels, 0.01 * (i + 1)) for i, film in enumerate(films())]
     batch = patches_of(noisy, read_denoiser_settings(config(loss="sure")))(0)
     assert set(batch["sigma"].tolist()) == {float(np.float32(0.01 * i)) for i in (1, 2, 3)}
@@ -179,7 +192,8 @@ def test_it_learns_to_denoise_with_clean_images_and_nearly_as_well_without(tmp_p
         ({"loss": "hope"}, None, "loss is 'hope'; it must be one of 'supervised', 'sure'"),
         ({"model": {"depth": 1}}, None, "model.depth is 1"),
         ({"depth": 7}, None, "no config key depth"),
-        ({"data": {"patch": 64, "image_size": 32}}, None, "does not fit into data.image_size=32"),
+        ({"data": {"patch": 64, "image_sizes": (80, 32)}}, None, r"the smallest of data.image_sizes=\(80, 32\)"),
+        ({"model": {"downsampling": 4}, "data": {"patch": 18}}, None, "no multiple of model.downsampling=4"),
         ({"data": {"patch": 48}}, None, "does not fit into an image of phantom whose shorter side is 40"),
         ({}, [], "phantom has no image to learn from"),
     ],

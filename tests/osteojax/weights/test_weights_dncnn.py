@@ -37,6 +37,13 @@ def test_what_is_written_is_read_again(file):
     assert facts == FACTS
 
 
+def test_a_downsampling_is_read_again(tmp_path):
+    model = DnCNN(3, 4, batch_norm=False, downsampling=2, rngs=nnx.Rngs(3))
+    write_dncnn(tmp_path / "w.safetensors", model, FACTS)
+    x = images(height=18)
+    np.testing.assert_array_equal(read(tmp_path / "w.safetensors")[0](x), model(x))
+
+
 def changed(file, tensors=None, **fields):
     """The file with other tensors (None leaves one out) and other metadata."""
     described = {
