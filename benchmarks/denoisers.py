@@ -48,7 +48,9 @@ HELD_OUT = 4711  # seed of the phantoms; configs/denoisers has another
 def rows_of(options):
     """Name -> denoiser."""
     rows = {"none": ("none", {})}
-    rows |= {f"bm3d {profile}": ("bm3d", {"profile": profile}) for profile in ("np", "fast", "faster")}
+    rows |= {
+        f"bm3d {profile}": ("bm3d", {"profile": profile}) for profile in ("np", "fast", "faster", "bounded")
+    }
     rows |= {name: (name, {}) for name in ("nl_means", "wavelet", "total_variation")}
     rows["dncnn"] = ("dncnn", {})
     files = {"dncnn small by SURE": options.sure, "dncnn small": options.clean}
@@ -81,7 +83,7 @@ def flops_a_pixel(spec):
     for layer in model.layers:  # of the CPU's formulations it would count what is left of the sums
         layer.options = dataclasses.replace(layer.options, conv_impl="native")
     graph, state = nnx.split(model)
-    side = 224 + 2 * model.depth
+    side = 224 + 2 * model.reach
     program = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
     lowered = program.lower(state, jnp.zeros((1, side, side, 1), jnp.float32))
     return lowered.cost_analysis()["flops"] / 224**2

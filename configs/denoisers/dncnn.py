@@ -3,8 +3,8 @@
     osteojax train-denoiser --config=configs/denoisers/dncnn.py --workdir=W
     osteojax prep --config.denoise.name=dncnn --config.denoise.settings="{'weights': 'W/dncnn.safetensors'}" ...
 
-Ten layers of 48 channels at half the resolution where the paper has 20 of 64 at the whole, and no batch norm, so that it
-trains on one CPU core; with --config.model.depth=20 --config.model.width=64 --config.model.batch_norm=True
+Ten layers of 48 channels at half the resolution where the paper has 20 of 64 at the whole, and no batch norm, so that
+it trains on one CPU core; with --config.model.depth=20 --config.model.width=64 --config.model.batch_norm=True
 --config.model.downsampling=1 --config.data.batch_size=128 --config.data.patch=50 it is the paper's.
 docs/denoisers.md has what it reaches and what it costs.
 """

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.denoise = ConfigDict()
     config.denoise.name = "bm3d"  # bm3d, dncnn, nl_means, wavelet, total_variation, none: docs/denoisers.md
     config.denoise.backend = "numba"  # what computes BM3D: numba, jax, or package (the closed reference)
-    config.denoise.profile = "fast"  # of BM3D: fast, faster, or np (the paper's parameters)
+    config.denoise.profile = "fast"  # of BM3D: fast, faster, np (the paper's parameters), or bounded
     config.denoise.settings = ConfigDict()  # of other denoisers: --config.denoise.settings="{'size': 3}"
     # Grey levels of a range of 255, scaled to the file's full range; None estimates it for each image. More than the
     # noise that is there makes bone waxy.

@@ -7,6 +7,7 @@ import numpy as np
 
 from data_prep.denoise.bm3d import bm3d
 from data_prep.denoise.registry import denoiser
+from osteojax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +16,19 @@ class BM3DSettings:
 
     Attributes:
         profile: the paper's normal profile ("np"), one that is several times faster ("fast"), or one that is half as
-            fast again and loses a little ("faster").
+            fast again and loses a little ("faster"); or the first within regions of like grey ("bounded").
         backend: what computes it: "numba" on the CPU, "jax" on any of its devices, or "package", the closed reference.
     """
 
-    profile: Literal["fast", "faster", "np"] = "fast"
+    profile: Literal["fast", "faster", "np", "bounded"] = "fast"
     backend: Literal["numba", "jax", "package"] = "numba"
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the backend does not have the profile."""
+        if self.profile == "bounded" and self.backend != "numba":
+            raise UserError(
+                f"denoise.profile=bounded needs denoise.backend=numba, not {self.backend!r}; change one of them"
+            )
 
 
 @denoiser(

@@ -88,6 +88,27 @@ DENOISERS = (
         _APPLIED,
     ),
     Mutant(
+        "DnCNN: a pixel is changed by anything",
+        "data_prep/denoise/dncnn.py",
+        "_MOST_CHANGE = 3.0",
+        "_MOST_CHANGE = 300.0",
+        _APPLIED,
+    ),
+    Mutant(
+        "bounded BM3D: blocks of other regions are near",
+        "data_prep/denoise/bm3d/numba_backend.py",
+        "x // step] = _OUTSIDE",
+        "x // step] += 0",
+        ("tests/data_prep/denoise/test_bounded.py",),
+    ),
+    Mutant(
+        "train-denoiser: contrast is never less",
+        "osteojax/train/denoiser.py",
+        "contrast = rng.uniform(1 / (1 + _WIDENED * sigma[row]), 1)",
+        "contrast = 1.0",
+        _TRAINING,
+    ),
+    Mutant(
         "DnCNN: the record has no hash of the weights",
         "data_prep/denoise/dncnn.py",
         'object.__setattr__(self, "sha256", sha256_of(self.path))',

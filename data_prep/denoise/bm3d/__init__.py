@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from data_prep.denoise.bm3d.coloured import WHITE, autocovariance
-from data_prep.denoise.bm3d.profiles import FAST, FASTER, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.profiles import BOUNDED, FAST, FASTER, NP, PROFILES, Profile, Stage
+from data_prep.denoise.bm3d.regions import regions_of
 from data_prep.denoise.bm3d.strips import strips_of
 from data_prep.denoise.pixels import LARGEST, check_pixels
 from osteojax.errors import UserError
 
-__all__ = ["FAST", "FASTER", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
+__all__ = ["BOUNDED", "FAST", "FASTER", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
 
 # Below this share of the image's range sigma is lost in float32, whose relative precision is 6e-8.
 _NEGLIGIBLE_SIGMA = 1e-7
@@ -41,8 +42,8 @@ def bm3d(
         sigma: the noise's standard deviation, in the units of the image, at least 0. 0 returns the image.
         psd: the noise's power by frequency, in the order of `numpy.fft.fft2`, on any grid from 16x16 up; only its shape
             counts, since sigma says how strong the noise is. None, or a flat one, is white noise. Backend "numba" only.
-        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), "faster", or a
-            `Profile`. The backend "package" has its own parameters instead.
+        profile: "np" (the paper's normal profile), "fast" (the default for data preparation), "faster", "bounded" (np
+            within regions, backend "numba" only), or a `Profile`. The backend "package" has its own parameters instead.
         backend: "numba" (this package, on the CPU), "jax" (this package, on any of JAX's devices) or
             "package" (the `bm3d` package's own `np`, as a reference; closed and not for commercial use).
 
@@ -71,7 +72,12 @@ def bm3d(
             f"BM3D backend {backend!r} knows white noise only; choose 'numba' for a noise spectrum"
         )
 
-    denoise: Callable[[np.ndarray, Profile], np.ndarray]
+    if profile.regions > 1 and backend != "numba":
+        raise UserError(
+            f"BM3D backend {backend!r} does not know the regions of profile {profile.name!r}; choose 'numba'"
+        )
+
+    denoise: Callable[..., np.ndarray]
     if backend == "numba":
         from data_prep.denoise.bm3d import numba_backend
 
@@ -93,23 +99,30 @@ def bm3d(
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
     middle = low + (high - low) / 2
 
-    def filtered(image: np.ndarray) -> np.ndarray:
-        padded = np.pad(image, [(0, _missing(n, profile)) for n in image.shape], mode="symmetric")
+    def filtered(image: np.ndarray, regions: np.ndarray | None = None) -> np.ndarray:
+        missing = [(0, _missing(n, profile)) for n in image.shape]
+        padded = np.pad(image, missing, mode="symmetric")
         normalised = np.empty(padded.shape, np.float32)
         # In double precision, but piece by piece: a whole radiograph of doubles would be the most memory used.
         np.subtract(padded, middle, out=normalised, dtype=np.float64, casting="same_kind")
         del padded
         normalised /= np.float32(sigma)
-        clean = denoise(normalised, profile)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
+        where = {} if regions is None else {"regions": np.pad(regions, missing, mode="symmetric")}
+        clean = denoise(normalised, profile, **where)[: image.shape[0], : image.shape[1]] * np.float32(sigma)
         return np.add(clean, middle, out=clean, dtype=np.float64, casting="same_kind")
 
     if backend != "numba":  # its memory grows with the image
         return filtered(image)
+    regions = None
+    if profile.regions > 1:
+        regions = regions_of(bm3d(image, sigma, psd=psd, profile=FASTER), profile.regions)
     result = np.empty(image.shape, np.float32)
     height, width = image.shape
     for strip in strips_of(height, width, profile):
         kept = slice(strip.first - strip.top, strip.end - strip.top)
-        result[strip.first : strip.end] = filtered(image[strip.top : strip.bottom])[kept]
+        seen = slice(strip.top, strip.bottom)
+        own = None if regions is None else regions[seen]
+        result[strip.first : strip.end] = filtered(image[seen], own)[kept]
     return result
 
 

@@ -32,6 +32,7 @@ from numba.extending import intrinsic
 
 from data_prep.denoise.bm3d.coloured import WHITE, unlike
 from data_prep.denoise.bm3d.profiles import Profile, Stage
+from data_prep.denoise.bm3d.regions import continued
 from data_prep.denoise.bm3d.transforms import block_covariance, block_transform, kaiser_window
 from osteojax.errors import UserError
 
@@ -44,6 +45,8 @@ _LANES = 16
 _LINE = 64
 # What surrounds an image in matching: no block that reaches into it is near any other.
 _FAR = np.float32(1e15)
+# What surrounds a region within the image: no pixel of the region is near it either.
+_OUTSIDE = np.float32(1e13)
 # Above it, squares of differences on a grid come close to those.
 _LARGEST = 1e8
 # Rows of reference blocks that are matched together, and displacements that they go through together: their cells'
@@ -59,7 +62,9 @@ _compiled = _jit(cache=True)
 _inlined = _jit(forceinline=True)
 
 
-def denoise(z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE) -> np.ndarray:
+def denoise(
+    z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE, regions: np.ndarray | None = None
+) -> np.ndarray:
     """Both stages of BM3D on an image whose noise has standard deviation 1.
 
     Args:
@@ -67,6 +72,7 @@ def denoise(z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE)
             stages' steps.
         profile: the parameters.
         autocovariance: of the noise, as of `data_prep.denoise.bm3d.coloured.autocovariance`.
+        regions: uint8 (height, width), the region of every pixel, beyond which no block is matched; None for one.
 
     Returns:
         float32 (height, width), the final estimate.
@@ -77,8 +83,24 @@ def denoise(z: np.ndarray, profile: Profile, autocovariance: np.ndarray = WHITE)
     """
     if not max(z.max(), -z.min()) <= _LARGEST:  # NaN is not
         raise UserError(f"BM3D: pixels must be finite and within {_LARGEST:g} times sigma of 0")
-    basic = _filter_image(z, z, False, np.float32(profile.lambda_3d), *_plan(profile.hard, autocovariance))
-    return _filter_image(z, basic, True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance))
+    hard = False, np.float32(profile.lambda_3d), *_plan(profile.hard, autocovariance)
+    wiener = True, np.float32(profile.mu2), *_plan(profile.wiener, autocovariance)
+    if regions is None:
+        basic = _filter_image(z, z, *hard, None)
+        return _filter_image(z, basic, *wiener, None)
+    basic = _filter_regions(z, z, hard, regions)
+    return _filter_regions(z, basic, wiener, regions)
+
+
+def _filter_regions(z: np.ndarray, pilot: np.ndarray, plan: tuple, regions: np.ndarray) -> np.ndarray:
+    """One stage of bounded BM3D: each region is filtered as if the image ended where it does."""
+    result = np.empty_like(z)
+    for region in np.unique(regions):
+        inside = regions == region
+        own = continued(z, inside)
+        own_pilot = own if pilot is z else continued(pilot, inside)
+        np.copyto(result, _filter_image(own, own_pilot, *plan, inside), where=inside)
+    return result
 
 
 def _plan(stage: Stage, autocovariance: np.ndarray) -> tuple:
@@ -141,11 +163,13 @@ def _filter_image(
     window,
     overlap,
     reach,
+    inside,
 ):
     """One stage over the whole image: grouping, collaborative filtering, aggregation (equations 3 to 12).
 
     `pilot` is the image that blocks are matched on: the noisy one, or the basic estimate for Wiener
-    filtering. `forward` and `inverse` are matrices and what `_row_pairs` makes of them.
+    filtering. `forward` and `inverse` are matrices and what `_row_pairs` makes of them. `inside` is None, or bool
+    (height, width), true in the region that is filtered: the others of the result are no numbers then.
     """
     height, width = z.shape
     forward, forward_pairs = forward
@@ -171,6 +195,10 @@ def _filter_image(
     distance = np.empty((_BAND, references, places), np.float32)
     match = np.empty((_BAND, references, places), np.int32)
     dealt, margin = _deal_columns(pilot, grid, step, radius)
+    shares = np.ones((last // step + 1, references), np.float32)
+    if inside is not None:
+        _leave_out(dealt, inside, margin, radius)
+        _count(inside, step, shares)
     shifts = _shifts(dealt, offsets)
     group, pilot_group = _aligned_blocks(group_size), _aligned_blocks(group_size)
     variance, shared = _aligned_blocks(group_size), _aligned_blocks(group_size)
@@ -194,10 +222,27 @@ def _filter_image(
         k = y // step % _BAND
         if k == 0:
             rows = min(_BAND, (last - y) // step + 1)
-            _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match)
+            _match(
+                dealt,
+                y,
+                rows,
+                radius,
+                margin,
+                shifts,
+                tau,
+                floor,
+                group_size,
+                distance,
+                match,
+                shares,
+                inside,
+            )
         for i in range(references):
             size = group_size
-            while distance[k, i, size - 1] >= tau:
+            bound = tau * shares[y // step, i]
+            if not bound:
+                continue
+            while distance[k, i, size - 1] >= bound:
                 size //= 2
             for b in range(size):
                 o = match[k, i, b]
@@ -280,6 +325,28 @@ def _deal_columns(pilot, grid, step, radius):
 
 
 @_inlined
+def _leave_out(dealt, inside, margin, radius):
+    """Makes the pixels of `dealt` that are outside the region `_OUTSIDE`."""
+    step = dealt.shape[1]
+    for y in range(inside.shape[0]):
+        for x in range(inside.shape[1]):
+            if not inside[y, x]:
+                dealt[radius + y, x % step, margin + x // step] = _OUTSIDE
+
+
+@_inlined
+def _count(inside, step, shares):
+    """Puts the share of every reference block that is inside into `shares` (rows, columns)."""
+    for i in range(shares.shape[0]):
+        for j in range(shares.shape[1]):
+            count = 0
+            for y in range(step * i, step * i + _N1):
+                for x in range(step * j, step * j + _N1):
+                    count += inside[y, x]
+            shares[i, j] = np.float32(count) / np.float32(_COEFFICIENTS)
+
+
+@_inlined
 def _shifts(dealt, offsets):
     """How far in `dealt` the pixels of plane p of a cell's row move with each displacement: [o, p]."""
     _, step, side = dealt.shape
@@ -292,11 +359,12 @@ def _shifts(dealt, offsets):
 
 
 @_inlined
-def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match):
+def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, distance, match, shares, inside):
     """The nearest blocks of `rows` rows of reference blocks, the first at y (equations 5 and 6).
 
     A block is made of cells of step x step pixels, of which neighbouring reference blocks share all but a row or a
-    column. Each cell's distance to its displaced self is computed once; blocks are sums of them.
+    column. Each cell's distance to its displaced self is computed once; blocks are sums of them. Unless
+    `inside` is None, what is outside in a reference block is not compared: its limits are those of the share that is.
     """
     _, step, side = dealt.shape
     cells = _N1 // step
@@ -305,8 +373,12 @@ def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, dista
     # No distance is below the bound of what is no reference block: where a line goes on past the last, and in the
     # last row, which stands for the rows of cells above the first block.
     bounds = np.zeros((rows + 1, lanes), np.float32)
-    bounds[:rows, :references] = tau
-    distance[:] = tau
+    floors = np.zeros((rows + 1, lanes), np.float32)
+    for r in range(rows):
+        for n in range(references):
+            bounds[r, n] = tau * shares[y // step + r, n]
+            distance[r, n] = bounds[r, n]
+            floors[r, n] = floor * shares[y // step + r, n]
     cell = np.zeros((_DISPLACEMENTS, lanes + _LANES), np.float32)
     strips = np.zeros((_DISPLACEMENTS, cells, lanes), np.float32)
     block = np.empty((_DISPLACEMENTS, _LANES), np.float32)
@@ -317,20 +389,26 @@ def _match(dealt, y, rows, radius, margin, shifts, tau, floor, group_size, dista
             start = (radius + y + step * r) * step * side + margin
             for x in range(0, lanes, _LANES):
                 if step == 4:
-                    _distances_of_cells(4, dealt, start + x, side, some, cell, x)
+                    _distances_of_cells(4, inside, dealt, start + x, side, some, cell, x)
                 elif step == 2:
-                    _distances_of_cells(2, dealt, start + x, side, some, cell, x)
+                    _distances_of_cells(2, inside, dealt, start + x, side, some, cell, x)
                 else:
-                    _distances_of_cells(1, dealt, start + x, side, some, cell, x)
+                    _distances_of_cells(1, inside, dealt, start + x, side, some, cell, x)
             i = r - cells + 1 if r >= cells - 1 else rows
             slot = r % cells
             for x in range(0, lanes, _LANES):
                 if step == 4:
-                    _distances_of_blocks(2, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                    _distances_of_blocks(
+                        2, cell, x, strips, slot, len(some), floors, i, bounds[i], block, near
+                    )
                 elif step == 2:
-                    _distances_of_blocks(4, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                    _distances_of_blocks(
+                        4, cell, x, strips, slot, len(some), floors, i, bounds[i], block, near
+                    )
                 else:
-                    _distances_of_blocks(8, cell, x, strips, slot, len(some), floor, bounds[i], block, near)
+                    _distances_of_blocks(
+                        8, cell, x, strips, slot, len(some), floors, i, bounds[i], block, near
+                    )
                 for o in range(len(some)):
                     while near[o]:
                         lane = _lowest_bit(near[o])
@@ -403,19 +481,21 @@ def _lanes_at(builder, array, at):
 
 
 @intrinsic(prefer_literal=True)
-def _distances_of_cells(typing_context, step, dealt, start, side, shifts, cell, column):
+def _distances_of_cells(typing_context, step, inside, dealt, start, side, shifts, cell, column):
     """cell[o, column + i], i < 16: squared differences over step x step pixels, for every displacement o.
 
-    `start` is where the first cell's first pixel lies in `dealt`. The cells' pixels stay in registers while the
+    Unless `inside` is None, of those pixels that are not `_OUTSIDE`, wherever they go within the image. `start` is
+    where the first cell's first pixel lies in `dealt`. The cells' pixels stay in registers while the
     displacements go by, one load, one difference and one square each.
     """
     size = step.literal_value
+    masked = not isinstance(inside, types.NoneType)
 
     def code(context, builder, signature, arguments):
         dealt, shifts, cell = (
-            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 4, 5)
+            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (2, 5, 6)
         )
-        start, side, column = arguments[2], arguments[3], arguments[6]
+        start, side, column = arguments[3], arguments[4], arguments[7]
         displacements, _ = cgutils.unpack_tuple(builder, shifts.shape)
         _, width = cgutils.unpack_tuple(builder, cell.shape)
         number = side.type
@@ -425,14 +505,22 @@ def _distances_of_cells(typing_context, step, dealt, start, side, shifts, cell, 
             return builder.load(_lanes_at(builder, dealt.data, at), align=4)
 
         here = [[load(builder.add(row, builder.mul(side, number(p)))) for row in rows] for p in range(size)]
+        line = here[0][0].type
+        outside = ir.Constant(line, [float(_OUTSIDE)] * _LANES)
+        nothing = ir.Constant(line, [0.0] * _LANES)
+        compared = [[builder.fcmp_ordered("<", pixels, outside) for pixels in plane] for plane in here]
         with cgutils.for_range(builder, displacements) as loop:
             totals = []
             for p in range(size):
                 at = builder.add(builder.mul(loop.index, number(size)), number(p))
                 shift = builder.load(builder.gep(shifts.data, [at]))
                 total = None
-                for row, pixels in zip(rows, here[p], strict=True):
-                    difference = builder.fsub(pixels, load(builder.add(row, shift)))
+                for row, pixels, counts in zip(rows, here[p], compared[p], strict=True):
+                    there = load(builder.add(row, shift))
+                    difference = builder.fsub(pixels, there)
+                    if masked:
+                        gone = builder.fcmp_ordered(">", there, outside)
+                        difference = builder.select(builder.or_(counts, gone), difference, nothing)
                     square = builder.fmul(difference, difference, flags=_CONTRACT)
                     total = square if total is None else builder.fadd(total, square, flags=_CONTRACT)
                 totals.append(total)
@@ -440,29 +528,30 @@ def _distances_of_cells(typing_context, step, dealt, start, side, shifts, cell, 
             builder.store(functools.reduce(builder.fadd, totals), _lanes_at(builder, cell.data, at), align=4)
         return context.get_dummy_value()
 
-    return types.void(step, dealt, start, side, shifts, cell, column), code
+    return types.void(step, inside, dealt, start, side, shifts, cell, column), code
 
 
 @intrinsic(prefer_literal=True)
 def _distances_of_blocks(
-    typing_context, cells, cell, column, strips, slot, displacements, floor, bounds, block, near
+    typing_context, cells, cell, column, strips, slot, displacements, floors, row, bounds, block, near
 ):
     """Distances of the 16 blocks that end in this row of cells, from cell `column` on, for every displacement o.
 
     strips[o, slot, column + i] becomes the sum of the cells across block i, and block[o, i] the sum of its strips, at
-    least `floor`. Bit i of near[o]: block[o, i] is below bounds[column + i].
+    least floors[row, column + i]. Bit i of near[o]: block[o, i] is below bounds[column + i].
     """
     count = cells.literal_value
 
     def code(context, builder, signature, arguments):
-        cell, strips, bounds, block, near = (
-            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 3, 7, 8, 9)
+        cell, strips, floors, bounds, block, near = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (1, 3, 6, 8, 9, 10)
         )
         column, slot, displacements = arguments[2], arguments[4], arguments[5]
         _, cell_width = cgutils.unpack_tuple(builder, cell.shape)
         _, _, lanes = cgutils.unpack_tuple(builder, strips.shape)
         number = lanes.type
-        lowest = _splat(builder, arguments[6], _LANES)
+        at = builder.add(builder.mul(arguments[7], lanes), column)
+        lowest = builder.load(_lanes_at(builder, floors.data, at), align=4)
         limits = builder.load(_lanes_at(builder, bounds.data, column), align=4)
 
         def sum_of(data, start, apart):
@@ -473,17 +562,19 @@ def _distances_of_blocks(
         with cgutils.for_range(builder, displacements) as loop:
             o = loop.index
             strip = sum_of(cell.data, builder.add(builder.mul(o, cell_width), column), number(1))
-            row = builder.add(builder.mul(o, builder.mul(lanes, number(count))), column)
-            at = builder.add(row, builder.mul(slot, lanes))
+            first = builder.add(builder.mul(o, builder.mul(lanes, number(count))), column)
+            at = builder.add(first, builder.mul(slot, lanes))
             builder.store(strip, _lanes_at(builder, strips.data, at), align=4)
-            total = sum_of(strips.data, row, lanes)
+            total = sum_of(strips.data, first, lanes)
             total = builder.select(builder.fcmp_ordered("<", total, lowest), lowest, total)
             builder.store(total, _lanes_at(builder, block.data, builder.mul(o, number(_LANES))), align=4)
             below = builder.bitcast(builder.fcmp_ordered("<", total, limits), ir.IntType(_LANES))
             builder.store(builder.zext(below, number), builder.gep(near.data, [o]))
         return context.get_dummy_value()
 
-    return types.void(cells, cell, column, strips, slot, displacements, floor, bounds, block, near), code
+    return types.void(
+        cells, cell, column, strips, slot, displacements, floors, row, bounds, block, near
+    ), code
 
 
 @intrinsic

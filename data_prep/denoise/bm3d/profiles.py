@@ -22,6 +22,9 @@ import numpy as np
 
 from osteojax.errors import UserError
 
+MOST_REGIONS = 5
+"""Their thresholds are searched for exhaustively."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -110,6 +113,8 @@ class Profile:
         wiener: the second stage, collaborative Wiener filtering guided by the first stage's estimate.
         mu2: what the noise variance is multiplied by in the Wiener gain (`mu` squared in Makinen, Azzari, Foi
             2020); 1 is the paper's equation 9.
+        regions: by grey level, beyond which no block is matched (`data_prep.denoise.bm3d.regions`); 1 is all of the
+            image.
     """
 
     name: str
@@ -117,6 +122,11 @@ class Profile:
     lambda_3d: float
     wiener: Stage
     mu2: float
+    regions: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.regions <= MOST_REGIONS:
+            raise UserError(f"BM3D profile: regions must be 1 to {MOST_REGIONS}, not {self.regions}")
 
 
 # The paper's normal profile: its blocks, groups, full search and transforms (Table I). Its grid of reference blocks
@@ -165,4 +175,7 @@ FASTER = dataclasses.replace(
     wiener=dataclasses.replace(FAST.wiener, search_window=25, group_size=16),
 )
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST, FASTER)})
+# Chen and Wu 2010: see `data_prep.denoise.bm3d.regions`.
+BOUNDED = dataclasses.replace(NP, name="bounded", regions=2)
+
+PROFILES: Mapping[str, Profile] = MappingProxyType({p.name: p for p in (NP, FAST, FASTER, BOUNDED)})

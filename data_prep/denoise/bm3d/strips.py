@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 from data_prep.denoise.bm3d.profiles import Profile, Stage
+from data_prep.denoise.bm3d.regions import CONTINUED
 
 # Of a strip with what is filtered around it; the stages keep four arrays of its size.
 _PIXELS = 16 * 2**20
@@ -37,7 +38,10 @@ def strips_of(height: int, width: int, profile: Profile, pixels: int = _PIXELS) 
         return
     block = max(profile.hard.block_size, profile.wiener.block_size)
     grain = math.lcm(block, profile.hard.step, profile.wiener.step)
-    around = math.ceil((_reach(profile.hard) + _reach(profile.wiener)) / grain) * grain
+    reach = _reach(profile.hard) + _reach(profile.wiener)
+    if profile.regions > 1:
+        reach += 2 * CONTINUED
+    around = math.ceil(reach / grain) * grain
     kept = max((pixels // width - block) // grain * grain - 2 * around, 2 * around)
     for first in range(0, height, kept):
         end = min(first + kept, height)
