@@ -248,11 +248,12 @@ def test_keypoints_are_described_as_if_all_were(knees, monkeypatch):
     places = cv2.KeyPoint.convert(found) / np.array([width, height], np.float32)
     all_of_them = {(*place, *value) for place, value in zip(places.tolist(), values.tolist(), strict=True)}
     ours = find_keypoints(knees[0])
+    n = min(keypoints._VIEWS[0][1], len(found))
     kept = {
         (*place, *value)
-        for place, value in zip(ours.points[:200].tolist(), ours.sift[:200].tolist(), strict=True)
+        for place, value in zip(ours.points[:n].tolist(), ours.sift[:n].tolist(), strict=True)
     }
-    assert kept < all_of_them
+    assert kept <= all_of_them
 
 
 def test_thumbnails_lie_on_disk_and_threads_may_read_them():
