@@ -1,6 +1,7 @@
-"""The U-Net of configs/segmenters/unet.py, trained on with other phantom legs and little of the Dice term.
+r"""The U-Net of configs/segmenters/unet.py, trained on with other phantom legs and little of the Dice term.
 
-    osteojax train-segmenter --config=configs/segmenters/unet_continued.py --workdir=RUN --config.init=FIRST/unet.safetensors
+    osteojax train-segmenter --config=configs/segmenters/unet_continued.py --workdir=RUN \
+        --config.init=FIRST/unet.safetensors
 
 FIRST is a run of configs/segmenters/unet.py. The Dice term finds the joint space, which is small, and then makes it
 too large: a pixel that may be joint space or bone is called joint space. Expect RUN/unet.safetensors, as the package
