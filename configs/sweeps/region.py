@@ -1,4 +1,4 @@
-"""Does the region of interest help: the whole film, the joint cut out, the rest darkened, or a map of it beside the film.
+"""Does the region of interest help: the whole film, the joint cut out, the rest darkened, or a map of it beside.
 
     osteojax sweep --sweep=configs/sweeps/region.py --out=SWEEP --source=RADIOGRAPHS
 
