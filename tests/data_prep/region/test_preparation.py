@@ -93,6 +93,7 @@ def test_a_channel_stands_beside_the_image_which_is_as_it_was(pixels, knee, aspe
     left, right = (22, 42) if aspect == "letterbox" else (20, 44)
     map_ = done.image[..., 1]
     np.testing.assert_allclose(map_[15:30, left + 2 : right - 2], 0.99, atol=0.02)
+    np.testing.assert_allclose(np.flatnonzero(map_[20] > 0.5)[[0, -1]], (left, right - 1), atol=1)
     assert 0.45 < map_[31:33, left + 2 : right - 2].min() < 0.8  # joint space: four of 192 rows
     assert not map_[:10].any() and not map_[:, : left - 4].any() and not map_[:, right + 4 :].any()
     assert np.array_equal(np.round(map_ * 2**12), map_ * 2**12)
