@@ -159,7 +159,7 @@ def _source_bytes(task: ImageTask) -> bytes:
 
 
 def load_image(cache: Path | str, key: str) -> np.ndarray:
-    """The float32 (image_size, image_size, 1) image of a finished task."""
+    """The float32 (image_size, image_size, channels) image of a finished task."""
     return _read(cache, key)[0]
 
 

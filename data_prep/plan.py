@@ -120,7 +120,7 @@ class Plan:
     def layout(self, settings: PrepareSettings) -> Layout:
         """What the records of its shards consist of."""
         examples = [example for split in self.splits.values() for example in split]
-        return Layout.of(examples, settings.image_size, settings.class_names)
+        return Layout.of(examples, settings.image_size, settings.class_names, settings.spec.channels)
 
 
 def shown_as(settings: PrepareSettings, secret: bytes) -> Callable[[str], str]:

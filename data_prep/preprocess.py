@@ -75,6 +75,11 @@ class PreprocessSpec:
     region: RegionSpec = dataclasses.field(default_factory=RegionSpec)
     version: Literal[3] = _VERSION
 
+    @property
+    def channels(self) -> int:
+        """Of the result: the image, and beside it the map of the region where that is a channel."""
+        return 2 if self.region.how == "channel" else 1
+
     def to_json(self) -> str:
         """The spec as JSON with sorted keys."""
         return json.dumps(self.to_dict(), sort_keys=True)
@@ -142,7 +147,7 @@ class Preprocessed:
     """What `preprocess_native` found on the way.
 
     Attributes:
-        image: float32 (image_size, image_size, 1) in [0, 1].
+        image: float32 (image_size, image_size, channels) in [0, 1].
         denoised: float32 (height, width), native units, as the spec's denoiser left it: at the native resolution, or
             resized.
         denoising: what was done about the noise: "none" where the spec has no denoiser, "poisson" by its model, "given"
@@ -154,7 +159,7 @@ class Preprocessed:
             the spec has it, and "constant" for an image without any contrast.
     """
 
-    image: Float32[np.ndarray, "size size 1"]
+    image: Float32[np.ndarray, "size size channels"]
     denoised: Float32[np.ndarray, "height width"]
     denoising: str
     sigma: float
@@ -175,8 +180,9 @@ def preprocess(
         pixel_aspect: height of a pixel over its width; matters where the aspect ratio is kept.
 
     Returns:
-        float32, shape (image_size, image_size, 1), in [0, 1]: both ends are reached unless the image is
-        constant, which gives zeros.
+        float32, shape (image_size, image_size, channels), in [0, 1]: the image reaches both ends unless it is
+        constant, which gives zeros. A second channel is 1 where there is bone, 1/2 where there is joint space, in
+        between where the segmenter is not sure, and 0 elsewhere, in padding and where no knee was found.
     """
     return preprocess_native(pixels, spec, full_range, pixel_aspect).image
 
@@ -185,7 +191,7 @@ def preprocess_file(path: Path, spec: PreprocessSpec, limits: Limits = DEFAULT_L
     """Decodes and preprocesses one image file of any supported format, exactly as preparation does.
 
     Returns:
-        float32, shape (image_size, image_size, 1), in [0, 1].
+        As `preprocess`.
 
     Raises:
         UserError: the file is not one readable radiograph.
@@ -219,12 +225,14 @@ def preprocess_native(
     small = denoised if spec.denoise_at == "resized" else _resize(denoised, spec, pixel_aspect)
     if spec.region.how == "mask":
         small = _darkened(small, region.mask)
-    image = _min_max(_pad(small, placement(used.shape, spec, pixel_aspect), spec.image_size), spec.value_bits)
+    window = placement(used.shape, spec, pixel_aspect)
+    image = _min_max(_pad(small, window, spec.image_size), spec.value_bits)
     if not np.isfinite(image).all():
         raise DecodeError(_OUT_OF_RANGE)
     constant = ("constant",) if not image.any() else ()
+    maps = [] if spec.channels == 1 else [_beside(region.bones, window, spec)]
     return Preprocessed(
-        image[..., None],
+        np.stack([image, *maps], -1),
         denoised,
         denoising,
         estimate.sigma * 255.0 / full_range,
@@ -278,6 +286,14 @@ def _darkened(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Outside of the mask, which covers the same field in other pixels, as dark as the darkest within."""
     inside = _scaled(mask.astype(np.float32), *pixels.shape) > 0.5
     return np.where(inside, pixels, pixels[inside].min()) if inside.any() else pixels
+
+
+def _beside(bones: np.ndarray, window: tuple[slice, slice], spec: PreprocessSpec) -> np.ndarray:
+    """The map of the region, which covers the same field as the image, at the image's place in the square."""
+    map_ = np.zeros((spec.image_size, spec.image_size), np.float32)
+    height, width = (side.stop - side.start for side in window)
+    map_[window] = np.clip(_scaled(bones, height, width), 0, 1)
+    return _rounded(map_, spec.value_bits)
 
 
 def denoiser_input(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -352,5 +368,9 @@ def _min_max(pixels: np.ndarray, bits: int) -> np.ndarray:
     low, high = pixels.min(), pixels.max()
     if high <= low:
         return np.zeros_like(pixels)
+    return _rounded((pixels - low) / (high - low), bits)
+
+
+def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
     levels = np.float32(2**bits)
-    return np.round((pixels - low) / (high - low) * levels) / levels
+    return np.round(values * levels) / levels

@@ -101,6 +101,7 @@ def run_locally(job: Job) -> Plan:
         image_size=job.settings.image_size,
         class_names=job.settings.class_names,
         description=job.description(plan),
+        channels=job.spec.channels,
     )
     return plan
 

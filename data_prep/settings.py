@@ -11,7 +11,7 @@ from data_prep.decode import Limits
 from data_prep.denoise.registry import DenoiseSpec
 from data_prep.phantom.config import PhantomConfig
 from data_prep.preprocess import PreprocessSpec
-from data_prep.region.spec import region_spec
+from data_prep.region.spec import How, region_spec
 from data_prep.source import class_lookup
 from osteojax import folds
 from osteojax.config import AtLeastOne, Bound, NotNegative, Positive, Share, read
@@ -62,7 +62,7 @@ class RegionSection:
         weights: a segmenter's file; "" for the one of this package.
     """
 
-    how: Literal["none", "crop", "mask"] = "none"
+    how: How = "none"
     weights: str = ""
 
 

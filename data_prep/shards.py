@@ -68,6 +68,11 @@ _DOCUMENTATION = {
     ),
 }
 _FIXED = tuple(_DOCUMENTATION)
+_WITH_MAP = tfds.features.Documentation(
+    desc=f"{_DOCUMENTATION['image'].desc} The second channel is a map of the knee: 1 on bone, 1/2 on joint space, 0 "
+    "elsewhere and where no knee was found.",
+    value_range="[0, 1]",
+)
 
 
 def metadata_columns(examples: Sequence[Example]) -> dict[str, str]:
@@ -102,27 +107,33 @@ class Layout:
         class_names: of the label, in order.
         columns: of the metadata -> feature name.
         numeric: those that are stored as numbers.
+        channels: of the images; the second is the map of the region.
     """
 
     image_size: int
     class_names: tuple[str, ...]
     columns: Mapping[str, str]
     numeric: frozenset[str]
+    channels: int = 1
 
     @classmethod
-    def of(cls, examples: Sequence[Example], image_size: int, class_names: Sequence[str]) -> "Layout":
+    def of(
+        cls, examples: Sequence[Example], image_size: int, class_names: Sequence[str], channels: int = 1
+    ) -> "Layout":
         """The layout that holds all of these."""
         columns = metadata_columns(examples)
-        return cls(
-            image_size, tuple(class_names), columns, frozenset(numeric_columns(examples, list(columns)))
-        )
+        numeric = frozenset(numeric_columns(examples, list(columns)))
+        return cls(image_size, tuple(class_names), columns, numeric, channels)
 
     def features(self) -> tfds.features.FeaturesDict:
         """As TFDS describes them."""
         size, of = self.image_size, _DOCUMENTATION
         features = {
             "image": tfds.features.Tensor(
-                shape=(size, size, 1), dtype=np.float32, encoding="bytes", doc=of["image"]
+                shape=(size, size, self.channels),
+                dtype=np.float32,
+                encoding="bytes",
+                doc=of["image"] if self.channels == 1 else _WITH_MAP,
             ),
             "label": tfds.features.ClassLabel(names=list(self.class_names), doc=of["label"]),
             "id": tfds.features.Text(doc=of["id"]),
@@ -203,7 +214,7 @@ def write_shard(
         path: of the file, on a local disk.
         shard: what it holds.
         layout: of the whole data set.
-        load_image: example -> float32 (image_size, image_size, 1).
+        load_image: example -> float32 (image_size, image_size, channels).
     """
     features = layout.features()
     serializer = ExampleSerializer(features.get_serialized_info())
@@ -291,18 +302,21 @@ def write_shards(
     image_size: int,
     class_names: Sequence[str],
     description: Mapping[str, object],
+    channels: int = 1,
 ) -> None:
     """Writes a data set that opens with `tfds.builder_from_directory(out)` and `.as_data_source(split)`.
 
     Args:
         out: folder to create; its parent must exist.
         splits: split -> examples in the order in which they are to be stored; none empty.
-        load_image: example -> float32 (image_size, image_size, 1).
+        load_image: example -> float32 (image_size, image_size, channels).
         image_size: height and width.
         class_names: the label's names in order.
         description: JSON-serialisable; becomes the data set's `info.metadata`.
+        channels: of the images.
     """
-    layout = Layout.of([e for examples in splits.values() for e in examples], image_size, class_names)
+    everything = [e for examples in splits.values() for e in examples]
+    layout = Layout.of(everything, image_size, class_names, channels)
     assemble(
         out,
         make_shards(splits),

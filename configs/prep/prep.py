@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
     config.image_size = 224
     config.aspect = "squash"  # as in the paper; letterbox keeps the aspect ratio and pads
 
-    # The region of interest (docs/region.md): none, crop to the joint, or mask all but femur, tibia and joint space.
+    # The region of interest (docs/region.md): none, crop to the joint, mask all but femur, tibia and joint space, or a
+    # map of them as a second channel.
     config.region = ConfigDict({"how": "none"})
     config.region.weights = ""  # of `osteojax train-segmenter`; "" for those that the package ships
 

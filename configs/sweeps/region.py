@@ -1,11 +1,11 @@
-"""Does the region of interest help the diagnosis: the whole film, the joint cut out, or all but the knee darkened.
+"""Does the region of interest help: the whole film, the joint cut out, the rest darkened, or a map of it beside.
 
     osteojax sweep --sweep=configs/sweeps/region.py --out=SWEEP --source=RADIOGRAPHS
 
 Each variant prepares the radiographs anew and trains on the result; splits are the same, since they do not depend on
 the region. Films whose joint is not found go on as they are, in every variant; the manifest counts them.
 
-Cost: not run yet. Three preparations and nine runs: by the figures of `denoise`, about 25 minutes of CPU.
+Cost: not run yet. Four preparations and twelve runs: by the figures of `denoise`, about 35 minutes of CPU.
 Found there: nothing yet.
 """
 
@@ -19,5 +19,5 @@ BASELINE = "none"
 
 
 def variants() -> Variants:
-    for how in ("none", "crop", "mask"):
+    for how in ("none", "crop", "mask", "channel"):
         yield how, {"prep.region.how": how}

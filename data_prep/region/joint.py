@@ -33,12 +33,15 @@ class Region:
         reason: "found", or why the image goes on as it is.
         rows, columns: (start, stop) of the crop as shares of height and width.
         mask: bool, what shows femur, tibia or joint space, over the radiograph in the segmenter's pixels.
+        bones: float32, likewise: probability of bone, plus half of that of joint space, within the mask; 0 where
+            nothing was found.
     """
 
     reason: str
     rows: tuple[float, float] = (0.0, 1.0)
     columns: tuple[float, float] = (0.0, 1.0)
     mask: NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.ones((1, 1), bool))
+    bones: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros((1, 1), np.float32))
 
 
 def find_region(p: NDArray[np.float32]) -> Region:
@@ -58,11 +61,13 @@ def find_region(p: NDArray[np.float32]) -> Region:
     centres = [[(part.start + part.stop) / 2 for part in box] for box in boxes]
     (top, left), (bottom, right) = np.min(centres, 0) - side, np.max(centres, 0) + side
     height, width = labels.shape
+    mask = binary_dilation(np.isin(knees, knees[joints > 0]), _EVERYWHERE, _WIDENED)
     return Region(
         FOUND,
         (max(0.0, top / height), min(1.0, bottom / height)),
         (max(0.0, left / width), min(1.0, right / width)),
-        binary_dilation(np.isin(knees, knees[joints > 0]), _EVERYWHERE, _WIDENED),
+        mask,
+        np.where(mask, p[..., FEMUR] + p[..., TIBIA] + p[..., JOINT_SPACE] / 2, np.float32(0)),
     )
 
 

@@ -11,6 +11,7 @@ from osteojax.errors import UserError
 from osteojax.files import cache_dir, write_atomically
 
 FOUND = "found"
+How = Literal["none", "crop", "mask", "channel"]
 SIZE = 192
 """Side in pixels of what the segmenter takes: the whole radiograph, its aspect kept, on its darkest value."""
 SHIPPED = Path(__file__).with_name("unet.safetensors")
@@ -22,15 +23,15 @@ class RegionSpec:
 
     Attributes:
         how: "none" looks for nothing; "crop" cuts out the joint, or both, with a margin; "mask" darkens all that is
-            neither femur, tibia nor joint space.
+            neither femur, tibia nor joint space; "channel" leaves the image and puts a map of them beside it.
         weights: SHA-256 of the segmenter's weights; empty with "none".
     """
 
-    how: Literal["none", "crop", "mask"] = "none"
+    how: How = "none"
     weights: str = ""
 
 
-def region_spec(how: Literal["none", "crop", "mask"], weights: str) -> RegionSpec:
+def region_spec(how: How, weights: str) -> RegionSpec:
     """The spec of a config's values; weights of others are kept where every later reader of the spec finds them.
 
     Args:

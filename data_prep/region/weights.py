@@ -35,20 +35,24 @@ def write_weights(path: Path, model: UNet, about: Mapping[str, str]) -> None:
     write_atomically(path, safetensors.numpy.save(tensors, {"about": json.dumps(about, sort_keys=True)}))
 
 
-def read_weights(path: Path) -> tuple[UNet, str]:
+def read_weights(path: Path, setting: str = "region.weights") -> tuple[UNet, str]:
     """The U-Net of a file, to infer with, and the file's SHA-256.
+
+    Args:
+        path: of a file that nobody vouches for.
+        setting: that names it, for the message.
 
     Raises:
         UserError: the file cannot be read, or does not hold this network's tensors, all finite.
     """
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise UserError(f"region.weights={path} is no segmenter of ours: it is larger than 16 MiB")
+            raise UserError(f"{setting}={path} is no segmenter of ours: it is larger than 16 MiB")
         content = path.read_bytes()
         tensors = safetensors.numpy.load(content)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(
-            f"region.weights={path} cannot be read as safetensors ({' '.join(str(error).split())[:120]}); write it "
+            f"{setting}={path} cannot be read as safetensors ({' '.join(str(error).split())[:120]}); write it "
             "with osteojax train-segmenter"
         ) from None
     model = nnx.eval_shape(make_unet)
@@ -59,11 +63,11 @@ def read_weights(path: Path) -> tuple[UNet, str]:
         have = tensors[name].shape if name in tensors else None
         if want != have:
             raise UserError(
-                f"region.weights={path}: tensor {name!r} has the shape {have or 'of none'}, and the U-Net wants "
+                f"{setting}={path}: tensor {name!r} has the shape {have or 'of none'}, and the U-Net wants "
                 f"{want or 'no such tensor'}; train one with osteojax train-segmenter"
             )
         if tensors[name].dtype.kind != "f" or not np.isfinite(tensors[name]).all():
-            raise UserError(f"region.weights={path}: tensor {name!r} holds what is no finite number")
+            raise UserError(f"{setting}={path}: tensor {name!r} holds what is no finite number")
     values = {name: jnp.asarray(tensor, jnp.float32) for name, tensor in tensors.items()}
     nnx.update(model, unflat(state, values))
     model.eval()

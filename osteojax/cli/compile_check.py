@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     images = arguments.images
     if config.data.dir:
         dataset = PreparedDataset.open(config.data.dir).for_fold(*folds.Tested.of(config))
-        shapes = Shapes(dataset.image_shape[0], len(dataset.class_names))
+        shapes = Shapes(dataset.image_shape[0], len(dataset.class_names), dataset.image_shape[2])
         images = dataset.splits["train"]
     job = Job(images, price=arguments.price)
     if arguments.largest_batch:

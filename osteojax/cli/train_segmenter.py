@@ -1,8 +1,10 @@
 """`osteojax train-segmenter`."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from osteojax.cli import flags
 from osteojax.cli.train import EXIT_PREEMPTED
@@ -25,7 +27,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     from data_prep.phantom.films import draw_films, draw_leg
     from data_prep.region.spec import SIZE
-    from data_prep.region.weights import make_unet, write_weights
+    from data_prep.region.weights import make_unet, read_weights, write_weights
     from osteojax import config as configs
     from osteojax import storage
     from osteojax.devices.mesh import make_mesh
@@ -37,6 +39,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     config = configs.load(arguments.config, overrides)
     settings = configs.read(SegmenterSettings, config)
+    about = {"config_hash": configs.digest(config), "seed": str(settings.seed)}
     legs = []
     with progress("drawing legs", settings.legs) as advance:
         for index in range(settings.legs):
@@ -48,11 +51,14 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         return {"image": image[..., None], "label": label}
 
     model = make_unet(settings.seed)
+    if settings.init:
+        model, about["init"] = read_weights(Path(settings.init), "init")
+        model.train()
     try:
         with opened(arguments.workdir) as workdir:
             fit(
                 model,
-                segmentation_loss,
+                functools.partial(segmentation_loss, dice=settings.dice),
                 films,
                 make_optimizer(settings),
                 workdir,
@@ -64,7 +70,6 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
                 log_every=settings.log_every,
                 shared=not storage.is_remote(arguments.workdir),
             )
-            about = {"config_hash": configs.digest(config), "seed": str(settings.seed)}
             write_weights(workdir / "unet.safetensors", model, about)
     except Preempted as stop:
         print(f"osteojax {NAME}: {stop}", file=sys.stderr)

@@ -29,10 +29,12 @@ class Shapes:
     Attributes:
         image_size: height and width.
         classes: number of them.
+        channels: of the images.
     """
 
     image_size: int = 224
     classes: int = 3
+    channels: int = 1
 
 
 PAPER = Shapes()
@@ -164,7 +166,9 @@ def _arguments(
     recipe = Recipe.of(experiment, network, _STEPS, (1,) * shapes.classes)
     state = jax.eval_shape(recipe.init_state, params, batch_stats)
     batch = {
-        "image": jax.ShapeDtypeStruct((rows, shapes.image_size, shapes.image_size, 1), jnp.float32),
+        "image": jax.ShapeDtypeStruct(
+            (rows, shapes.image_size, shapes.image_size, shapes.channels), jnp.float32
+        ),
         "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((rows,), jnp.float32),
     }

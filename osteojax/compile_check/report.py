@@ -136,7 +136,7 @@ class Report:
     @property
     def host_bytes_per_second(self) -> float:
         """The same in bytes of float32 images."""
-        return self.host_images_per_second * _ITEM * self.shapes.image_size**2
+        return self.host_images_per_second * _ITEM * self.shapes.image_size**2 * self.shapes.channels
 
     @property
     def hours(self) -> float | None:

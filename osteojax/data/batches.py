@@ -74,7 +74,7 @@ class HostBatches(grain.MapDataset):
     def __getitem__(self, step: int) -> Batch:
         """image (rows, ...), label (rows,) int32, mask (rows,) float32, index (rows,) int32.
 
-        `image` is what the source has of each example: pixels (H, W, 1) float32 in [0, 1], or uint16 where they are
+        `image` is what the source has of each example: pixels (H, W, C) float32 in [0, 1], or uint16 where they are
         packed (`osteojax.data.pixels`), or activations. `index` is the example's place in the split. What the source
         has beside its inputs follows by name. Padding rows are zero, and their index is -1.
         """

@@ -168,7 +168,7 @@ class PreparedDataset:
         preprocessing: the full spec of how the pixels were made, as stored in the dataset's metadata.
         fingerprint: hash of contents, labels, splits and preprocessing, and of the mark.
         splits: number of examples of each split.
-        image_shape: (height, width, 1).
+        image_shape: (height, width, channels).
         folds: how many folds the dataset was dealt into; 0 where it has a training, a validation and a test split.
         repeats: how many times it was dealt; 1 without folds.
         mark: of a split that was allowed to leak; None where none was.

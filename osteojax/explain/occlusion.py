@@ -34,7 +34,7 @@ def occlusion(
     label: Int[Array, " batch"],
     settings: Occlusion,
 ) -> Float[Array, "batch height width"]:
-    """By how much the logit falls when a square of the image's mean hides a pixel, averaged over the squares that do.
+    """By how much the logit falls when a square of each channel's mean hides a pixel, averaged over all such.
 
     In units of the logit, of either sign. The last square of a row or column ends at the border.
 
@@ -43,7 +43,7 @@ def occlusion(
     """
     rows, columns = (square_starts(side, settings) for side in image.shape[1:3])
     corners = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    grey = image.mean((1, 2, 3), keepdims=True)
+    grey = image.mean((1, 2), keepdims=True)
     whole = class_logit(cut.logits(params, stats, image), label)
     row, column = (np.arange(side) for side in image.shape[1:3])
 

@@ -9,7 +9,7 @@ from osteojax.registry import Functions, NoSettings
 # `f(cut, params, stats, image, label, settings) -> map`, compiled once for each (cut, settings) and shape.
 #   cut: of `Network.cut`; a class activation map is one of the activations there, the others do not care.
 #   params, stats: path -> array.
-#   image: (B, H, W, 1) float32 in [0, 1].
+#   image: (B, H, W, C) float32 in [0, 1].
 #   label: (B,) int, the class to explain of each image.
 #   map: (B, H, W) float32; where it is positive, the pixel speaks for the class. An image's does not depend on the rest
 #       of its batch.

@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 from osteojax.models.network import Flat
 
 Forward = Callable[[np.ndarray], np.ndarray]
-"""Images (B, H, W, 1) float32 in [0, 1] to logits (B, classes), as `Run.forward`."""
+"""Images (B, H, W, C) float32 in [0, 1] to logits (B, classes), as `Run.forward`."""
 Explain = Callable[[Flat, Flat], np.ndarray]
 """Parameters and statistics to maps (B, H, W): an explainer with all else filled in."""
 

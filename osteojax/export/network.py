@@ -16,7 +16,7 @@ from osteojax.run.open import Run
 def closed_forward(
     run: Run, dtype: Literal["float32", "bfloat16"] | None = None
 ) -> Callable[[jax.Array], jax.Array]:
-    """`f(image) -> logits` in evaluation mode, the parameters within: (B, H, W, 1) float32 in [0, 1] to (B, classes).
+    """`f(image) -> logits` in evaluation mode, the parameters within: (B, H, W, C) float32 in [0, 1] to (B, classes).
 
     Convolutions are the compiler's own: what "auto" takes on CPU depends on the size of the batch, which an exported
     program leaves open.

@@ -31,7 +31,7 @@ class Exported:
         folder: where it lies.
         class_names: in the order of the logits.
         preprocessing: what made the pixels that it learned from, as `PreprocessSpec.from_dict` reads it.
-        image_shape: (H, W, 1).
+        image_shape: (H, W, C).
         description: all that `model.json` says.
     """
 
@@ -43,7 +43,7 @@ class Exported:
     _program: Callable[[np.ndarray], jax.Array]
 
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Logits (N, classes) float32 of images (N, H, W, 1) float32 in [0, 1]; each new N >= 1 is compiled once.
+        """Logits (N, classes) float32 of images (N, H, W, C) float32 in [0, 1]; each new N >= 1 is compiled once.
 
         Raises:
             ValueError: another shape or dtype.

@@ -25,7 +25,7 @@ class Read:
 
     Attributes:
         file: its path.
-        image: (H, W, 1) float32 in [0, 1]; None where it could not be read.
+        image: (H, W, C) float32 in [0, 1]; None where it could not be read.
         reason: why it could not; None where it could.
     """
 
@@ -82,11 +82,11 @@ class Images(Examples):
     """Images at hand as the examples of a split, without labels.
 
     Args:
-        images: (N, H, W, 1) float32 in [0, 1].
+        images: (N, H, W, C) float32 in [0, 1].
         rows: what is known of each beside the image, column -> cell; by default nothing.
     """
 
-    def __init__(self, images: Float[np.ndarray, "n h w 1"], rows: Sequence[Mapping[str, str]] = ()) -> None:
+    def __init__(self, images: Float[np.ndarray, "n h w c"], rows: Sequence[Mapping[str, str]] = ()) -> None:
         self._images, self._rows = images, rows
 
     def __len__(self) -> int:

@@ -33,7 +33,7 @@ class _Member:
     Attributes:
         name: for messages.
         record: has class_names, preprocessing, config_hash and checkpoint_step.
-        answers: of images (N, H, W, 1) and what is known of each beside it: logits, and T-scores (N,) or None.
+        answers: of images (N, H, W, C) and what is known of each beside it: logits, and T-scores (N,) or None.
         temperature: that calibrates them; None where nothing does.
         run, fitted: None for an exported network, which says nothing of strange images.
     """
@@ -204,7 +204,7 @@ class Predictor:
             ]
         return answers
 
-    def of_images(self, images: Float[np.ndarray, "n h w 1"], names: Sequence[str]) -> list[Prediction]:
+    def of_images(self, images: Float[np.ndarray, "n h w c"], names: Sequence[str]) -> list[Prediction]:
         """Likewise for images that are preprocessed already: float32 in [0, 1]; `names` are their files'."""
         seen, known = views(images, self._tta), [self._covariates.of(name) for name in names]
         found = [[member.answers(view, known) for view in seen] for member in self._members]

@@ -61,7 +61,7 @@ def augmentation_page(experiment: Experiment, dataset: PreparedDataset) -> Html:
 
 
 def _examples(dataset: PreparedDataset) -> tuple[jax.Array, list[str]]:
-    """Images (N, H, W, 1) and their class names: the first of each class."""
+    """Images (N, H, W, C) and their class names: the first of each class."""
     found: dict[int, np.ndarray] = {}
     for example in dataset.source("train"):
         found.setdefault(int(example["label"]), example["image"])
@@ -79,7 +79,7 @@ def _rows(images: jax.Array, names: list[str], drawn: list[np.ndarray]) -> Html:
     return Html("".join(rows))
 
 
-def _figure(image: Float[np.ndarray, "h w 1"], caption: str) -> str:
+def _figure(image: Float[np.ndarray, "h w c"], caption: str) -> str:
     stream = io.BytesIO()
     Image.fromarray(np.round(255 * image[..., 0]).astype(np.uint8)).save(stream, "PNG")
     data = base64.b64encode(stream.getvalue()).decode()

@@ -96,7 +96,7 @@ class Run:
 
     @functools.cached_property
     def forward(self) -> Callable[[jax.Array], jax.Array]:
-        """`f(image) -> logits`: image (B, H, W, 1) float32 in [0, 1], B a multiple of the devices; (B, classes).
+        """`f(image) -> logits`: image (B, H, W, C) float32 in [0, 1], B a multiple of the devices; (B, classes).
 
         Of a network that takes no columns.
         """

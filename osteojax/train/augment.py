@@ -129,8 +129,14 @@ def apply_each(
         points = warp.still(*x.shape[:2])
         for place, (member, settings) in enumerate(members):
             keys = (jax.random.fold_in(row_key, draw) for draw in member.draws)
-            before = points if member.kind == "warp" else x
-            after = member.function(before, *keys, settings=settings)
+            if member.kind in ("geometry", "warp"):
+                before = points if member.kind == "warp" else x
+                after = member.function(before, *keys, settings=settings)
+            else:  # a map beside the picture has no brightness, and nothing lies on it
+                before = x
+                after = jnp.concatenate(
+                    [member.function(x[..., :1], *keys, settings=settings), x[..., 1:]], -1
+                )
             if rank is not None:
                 after = jnp.where(rank[place] < choose, after, before)
             if member.kind != "warp":

@@ -73,7 +73,7 @@ EXPLAIN: tuple[Mutant, ...] = (
     Mutant(
         "occlusion hides behind the batch's mean",
         "osteojax/explain/occlusion.py",
-        "image.mean((1, 2, 3), keepdims=True)",
+        "image.mean((1, 2), keepdims=True)",
         "image.mean(keepdims=True)",
         (f"{MAPS}::test_an_image_is_explained_alike_alone_and_in_a_batch",),
     ),

@@ -8,6 +8,8 @@ _LOSS = "tests/osteojax/train/test_segmenter.py"
 _UNET = "tests/osteojax/models/test_unet.py"
 _WEIGHTS = "tests/data_prep/region/test_weights.py"
 _JOINT = "tests/data_prep/region/test_joint.py"
+_AUGMENT = "tests/osteojax/train/test_augmentations.py"
+_MODELS = "tests/osteojax/models/test_models.py"
 _PREPARED = "tests/data_prep/region/test_preparation.py"
 
 REGION = (
@@ -143,5 +145,47 @@ REGION = (
         "region=done.region",
         'region=""',
         (_PREPARED,),
+    ),
+    Mutant(
+        "region: a map where no knee is",
+        "data_prep/region/joint.py",
+        "bones: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.zeros((1, 1), np.float32))",
+        "bones: NDArray[np.float32] = dataclasses.field(default_factory=lambda: np.ones((1, 1), np.float32))",
+        (_PREPARED,),
+    ),
+    Mutant(
+        "region: a map all over the square, padding included",
+        "data_prep/preprocess.py",
+        "map_[window] = np.clip(_scaled(bones, height, width), 0, 1)",
+        "map_[:] = np.clip(_scaled(bones, *map_.shape), 0, 1)",
+        (_PREPARED,),
+    ),
+    Mutant(
+        "region: joint space is bone in the map",
+        "data_prep/region/joint.py",
+        "p[..., FEMUR] + p[..., TIBIA] + p[..., JOINT_SPACE] / 2",
+        "p[..., FEMUR] + p[..., TIBIA] + p[..., JOINT_SPACE]",
+        (_PREPARED,),
+    ),
+    Mutant(
+        "region: brightness changes the map",
+        "osteojax/train/augment.py",
+        'if member.kind in ("geometry", "warp"):',
+        'if member.kind != "occlusion":',
+        (_AUGMENT,),
+    ),
+    Mutant(
+        "region: a map takes the place of green",
+        "osteojax/models/layers/convolution.py",
+        "jnp.array([0, 0, 1])",
+        "jnp.array([0, 1, 0])",
+        (_MODELS,),
+    ),
+    Mutant(
+        "region: training on weighs the Dice term by 1",
+        "osteojax/train/segmenter.py",
+        "return entropy + dice * (",
+        "return entropy + 1.0 * (",
+        (_LOSS,),
     ),
 )

@@ -20,7 +20,7 @@ TOLERANCE = 1e-5
 
 @FORMATS.register("onnx")
 def write_onnx(run: Run, folder: Path) -> None:
-    """`model.onnx`: `image` (B, H, W, 1) float32 in [0, 1] -> `logits` (B, classes), computed in float32.
+    """`model.onnx`: `image` (B, H, W, C) float32 in [0, 1] -> `logits` (B, classes), computed in float32.
 
     Raises:
         UserError: the extra is not installed, an operation cannot be converted, or the result answers otherwise.

@@ -16,7 +16,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 @FORMATS.register("stablehlo")
 def write_stablehlo(run: Run, folder: Path) -> None:
-    """`model.stablehlo`: (b, H, W, 1) float32 in [0, 1] -> logits (b, classes) float32, parameters as constants."""
+    """`model.stablehlo`: (b, H, W, C) float32 in [0, 1] -> logits (b, classes) float32, parameters as constants."""
     (batch,) = export.symbolic_shape("b")
     image = jax.ShapeDtypeStruct((batch, *run.record["image_shape"]), jnp.float32)
     program = export.export(jax.jit(closed_forward(run)), platforms=PLATFORMS)(image)

@@ -21,7 +21,7 @@ class Input:
     """The images that a network takes, in [0, 1].
 
     Attributes:
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grey), beside which the images may have a second, a map; or 3 (RGB).
         mean, std: of RGB; the first convolution normalises by them.
     """
 
@@ -214,9 +214,11 @@ def convolve_pixels(
     where both convolutions pad with zeros. It is exact at the borders too, in value and gradient; the
     second term is one image's work for the whole batch.
 
+    A grey image with a map m beside it stands for (g, g, m).
+
     Args:
         convolve: `f(x, kernel)`, of any number of input channels.
-        x: (B, H, W, image.channels) in [0, 1].
+        x: (B, H, W, image.channels) in [0, 1], or (B, H, W, 2): grey, and a map.
         kernel: (k, k, 3, out) float32.
         image: what x is.
         dtype: in which `convolve` computes.
@@ -224,10 +226,13 @@ def convolve_pixels(
     Raises:
         ValueError: x has another number of channels.
     """
-    if x.shape[-1] != image.channels:
+    with_map = image.channels == 1 and x.shape[-1] == 2
+    if x.shape[-1] != image.channels and not with_map:
         raise ValueError(f"the model takes {image.channels} channels; the images are {x.shape}")
     mean, std = jnp.asarray(image.mean), jnp.asarray(image.std)
-    if image.channels == 3:
+    if with_map:
+        x = x[..., jnp.array([0, 0, 1])]
+    if image.channels == 3 or with_map:
         return convolve((x - mean) / std, kernel)
     grey_mean = sum(image.mean) / 3
     kernel = kernel / std[:, None]

@@ -61,6 +61,17 @@ def test_every_file_is_the_local_runners_to_the_bit(source, tmp_path, monkeypatc
     assert not (tmp_path / "beam.partial").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["crop", "channel"])
+def test_a_region_is_found_by_workers_as_it_is_here(how, tmp_path):
+    config = settings(region__how=how, audit__shortcuts=False, audit__near_duplicates=False)
+    config.phantom.update({"n_patients": 9, "images_per_patient": (1, 1), "image_size": (96, 96)})
+    prepare("phantom", tmp_path / "local", config)
+    prepare("phantom", tmp_path / "beam", config, beam_runner(HERE, str(tmp_path / "work")))
+    assert not differing(tmp_path / "local", tmp_path / "beam")
+    assert b",found" in contents(tmp_path / "beam")["manifest.csv"]
+
+
 def test_started_again_it_takes_every_image_from_the_work_that_is_kept(source, tmp_path, monkeypatch):
     config = settings(quarantine__max_fraction=0.2, audit__shortcuts=False, audit__near_duplicates=False)
     monkeypatch.setenv("OSTEOJAX_PRIVACY_KEY", "0" * 32)  # names in the cache are those of the key

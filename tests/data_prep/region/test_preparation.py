@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 from data_prep.phantom import PhantomConfig, generate_image
@@ -80,6 +81,30 @@ def test_a_mask_leaves_the_knee_and_darkens_the_rest(pixels, knee):
     slope, offset = np.polyfit(plain[inside][:, 0], done.image[inside][:, 0], 1)
     np.testing.assert_allclose(slope * plain[inside] + offset, done.image[inside], atol=1e-3)
     assert done.image.max() == 1 and slope > 1
+
+
+@pytest.mark.parametrize("aspect", ["squash", "letterbox"])
+def test_a_channel_stands_beside_the_image_which_is_as_it_was(pixels, knee, aspect):
+    done = preprocess_native(pixels, spec("channel", aspect=aspect))
+    plain = preprocess(pixels, PreprocessSpec(image_size=64, aspect=aspect))
+    assert done.image.shape == (64, 64, 2) and done.image.dtype == np.float32 and done.region == "found"
+    assert np.array_equal(done.image[..., :1], plain) and done.window == (slice(0, HEIGHT), slice(0, WIDTH))
+    # Of the film's 154 columns the knee has 66 - 19 to 126 - 19; squashed, the film fills the square.
+    left, right = (22, 42) if aspect == "letterbox" else (20, 44)
+    map_ = done.image[..., 1]
+    np.testing.assert_allclose(map_[15:30, left + 2 : right - 2], 0.99, atol=0.02)
+    np.testing.assert_allclose(np.flatnonzero(map_[20] > 0.5)[[0, -1]], (left, right - 1), atol=1)
+    assert 0.45 < map_[31:33, left + 2 : right - 2].min() < 0.8  # joint space: four of 192 rows
+    assert not map_[:10].any() and not map_[:, : left - 4].any() and not map_[:, right + 4 :].any()
+    assert np.array_equal(np.round(map_ * 2**12), map_ * 2**12)
+
+
+def test_a_channel_without_a_knee_is_empty(pixels, monkeypatch):
+    monkeypatch.setattr(segmenter, "segment", found(np.zeros((SIDE, SIDE), int)))
+    done = preprocess_native(pixels, spec("channel"))
+    assert done.region == "no joint space" and done.image.shape == (64, 64, 2)
+    assert np.array_equal(done.image[..., :1], preprocess(pixels, PreprocessSpec(image_size=64)))
+    assert not done.image[..., 1].any()
 
 
 @pytest.mark.parametrize("how", ["crop", "mask"])
@@ -186,7 +211,7 @@ def test_without_a_region_the_manifest_has_no_such_column(tmp_path):
 
 def test_a_wrong_setting_is_told_before_anything_is_written(tmp_path):
     made = config()
-    made.region.how = "channel"
+    made.region.how = "cut"
     with pytest.raises(UserError, match=r"region\.how"):
         prepare("phantom", tmp_path / "data", made)
     made.region.how, made.region.weights = "crop", str(tmp_path / "none")
@@ -203,6 +228,14 @@ def test_the_command_trains_and_its_file_is_taken_by_preparation(tmp_path, monke
     assert main.run(train) == 0
     first = (tmp_path / "run/unet.safetensors").read_bytes()
     assert main.run(train) == 0 and (tmp_path / "run/unet.safetensors").read_bytes() == first
+    # Another run goes on from them: its first step, whose rate is 0, changes the statistics alone.
+    on = ["train-segmenter", f"--workdir={tmp_path / 'on'}", *few, "--config.steps=1", "--config.seed=1"]
+    on += ["--config.warmup_steps=0", "--config.learning_rate=1e-9"]
+    assert main.run([*on, f"--config.init={tmp_path / 'run/unet.safetensors'}"]) == 0
+    before, after = (
+        safetensors.numpy.load_file(tmp_path / name / "unet.safetensors") for name in ("run", "on")
+    )
+    np.testing.assert_allclose(after["last/kernel"], before["last/kernel"], atol=1e-3)
     made = config(workers=0)
     made.region.weights = str(tmp_path / "run/unet.safetensors")
     prepare("phantom", tmp_path / "data", made)

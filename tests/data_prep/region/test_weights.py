@@ -65,8 +65,10 @@ def test_other_files_are_refused_in_one_line(content, tmp_path):
 
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"region\.weights=.* cannot be read"):
         read_weights(tmp_path / "none")
+    with pytest.raises(UserError, match=r"^init=.* cannot be read"):
+        read_weights(tmp_path / "none", "init")
     with (tmp_path / "large").open("wb") as stream:
         stream.truncate(2**24 + 1)
     with pytest.raises(UserError, match="larger than 16 MiB"):

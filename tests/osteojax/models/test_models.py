@@ -210,6 +210,19 @@ def test_eval_of_one_stage_keeps_its_statistics_and_only_its(images):
     assert not any(jax.tree.leaves({part: same[part] for part in ("stem", "stage2", "stage3", "stage4")}))
 
 
+def test_a_grey_image_with_a_map_beside_it_is_image_image_map():
+    grey, rgb = (
+        models.create("resnet18", in_channels=channels, conv_impl="native", rngs=nnx.Rngs(0))
+        for channels in (1, 3)
+    )
+    x = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 2)), jnp.float32)
+    seen = grey.stem.conv.convolve(x, grey.stem.conv.kernel[...])
+    expected = rgb.stem.conv.convolve(
+        jnp.stack([x[..., 0], x[..., 0], x[..., 1]], -1), rgb.stem.conv.kernel[...]
+    )
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("shape", "channels"), [((2, 31, 64, 1), 1), ((2, 64, 64), 1), ((2, 64, 64, 3), 1)])
 def test_images_that_do_not_fit_are_refused(shape, channels):
     with pytest.raises(ValueError, match=r"channels|at least 32"):

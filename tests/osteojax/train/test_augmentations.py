@@ -282,3 +282,22 @@ def test_what_is_switched_on_is_what_the_chain_holds(section):
     active = augment.switched_on({**section, "flip": False, "rand_magnitude": 0.5})
     assert active == {key: value for key, value in section.items() if value}
     assert len(on(**section).members) == len(active)
+
+
+# --- a map beside the picture ----------------------------------------------------------------------------------------
+
+
+def test_a_map_beside_the_picture_moves_with_it():
+    keys = {"flip": True, "rotate": 20.0, "shift": 0.1, "scale": 0.2, "shear": 5.0, "elastic": 0.01}
+    both = of(np.concatenate([SMOOTH, SMOOTH], -1), rows=8, **keys)
+    assert np.array_equal(both[..., 0], both[..., 1])
+    assert np.array_equal(both[..., :1], of(SMOOTH, rows=8, **keys))
+
+
+def test_what_changes_brightness_or_covers_the_picture_leaves_its_map():
+    keys = {"brightness": 0.2, "contrast": 0.4, "gain": 0.3, "gamma": 0.4, "poisson": 0.1, "blur": 2.0}
+    keys |= {"clahe": 0.5, "erase": 1.0, "collimate": 0.3, "marker": 1.0}
+    map_ = SMOOTH[::-1] > 0.5
+    both = of(np.concatenate([SMOOTH, map_], -1), rows=8, **keys)
+    assert np.array_equal(both[..., 1:], np.broadcast_to(map_, (8, *map_.shape)))
+    assert np.array_equal(both[..., :1], of(SMOOTH, rows=8, **keys))

@@ -10,9 +10,9 @@ from osteojax.train.segmenter import SegmenterSettings, make_optimizer, segmenta
 KEY = jax.random.key(0)
 
 
-def loss(logits, label):
+def loss(logits, label, **more):
     batch = {"image": jnp.zeros((*np.shape(label), 1)), "label": jnp.asarray(label)}
-    return float(segmentation_loss(lambda image: jnp.asarray(logits, jnp.float32), batch, KEY))
+    return float(segmentation_loss(lambda image: jnp.asarray(logits, jnp.float32), batch, KEY, **more))
 
 
 def test_two_pixels_by_hand():
@@ -22,6 +22,8 @@ def test_two_pixels_by_hand():
     of_1 = 2 * 0.25 / (0.25**2 + 0.8**2 + 1)
     of_2 = 2 * 0.1 / (0.25**2 + 0.1**2 + 1)
     assert loss(np.log(p), [[[1, 2]]]) == pytest.approx(entropy + 1 - (of_1 + of_2) / 2, rel=1e-5)
+    little = loss(np.log(p), [[[1, 2]]], dice=0.2)
+    assert little == pytest.approx(entropy + 0.2 * (1 - (of_1 + of_2) / 2), rel=1e-5)
 
 
 def test_a_perfect_answer_costs_nothing_and_the_background_has_no_dice():
