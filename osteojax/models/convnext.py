@@ -74,8 +74,16 @@ class NormHead(nnx.Module):
         self.fc = Linear(in_features, num_classes, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> logits (B, num_classes) float32."""
-        return self.fc(self.norm(global_avg_pool(h)))
+        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        return self.norm(h if h.ndim == 2 else self.pool(h))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return global_avg_pool(h)
 
 
 def convnext(

@@ -110,8 +110,16 @@ class HiddenHead(nnx.Module):
         self.fc = Linear(_V3_HIDDEN, num_classes, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> logits (B, num_classes) float32."""
-        return self.fc(_SWISH(self.fc1(global_avg_pool(h))))
+        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, 1280) in the compute dtype: what the last layer takes."""
+        return _SWISH(self.fc1(h if h.ndim == 2 else self.pool(h)))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return global_avg_pool(h)
 
 
 def _v3_module(match: re.Match[str]) -> str:

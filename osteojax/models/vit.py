@@ -79,7 +79,11 @@ class TokenHead(nnx.Module):
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, N, C), or (B, C) of the class tokens alone, -> logits (B, num_classes) float32."""
-        return self.fc(h if h.ndim == 2 else self.pool(h))
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, N, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        return h if h.ndim == 2 else self.pool(h)
 
     def pool(self, h: jax.Array) -> jax.Array:
         """(B, N, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
