@@ -1,4 +1,4 @@
-"""ConvNeXt-T (Liu et al. 2022, arXiv:2201.03545), in the layout of torchvision."""
+"""ConvNeXt-T (Liu et al. 2022, arXiv:2201.03545), in the layouts of torchvision and timm."""
 
 import functools
 import re
@@ -134,6 +134,32 @@ TORCHVISION = Layout(
     },
 )
 
+
+def _stage(match: re.Match[str]) -> str:
+    """timm counts from 0, and has what leads to a stage within it."""
+    return f"stages.{int(match[1]) - 1}"
+
+
+TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "stem.0"),
+        (r"stem/norm", "stem.1"),
+        (r"stage(\d)/transition/norm", lambda m: f"{_stage(m)}.downsample.0"),
+        (r"stage(\d)/transition/conv", lambda m: f"{_stage(m)}.downsample.1"),
+        (BLOCK + r"depthwise", lambda m: f"{_stage(m)}.blocks.{m[2]}.conv_dw"),
+        (
+            BLOCK + r"(norm|mlp/fc1|mlp/fc2)",
+            lambda m: f"{_stage(m)}.blocks.{m[2]}.{m[3].replace('/', '.')}",
+        ),
+        (r"head/(norm|fc)", r"head.\1"),
+    ),
+    tensors=((BLOCK + "layer_scale", lambda m: f"{_stage(m)}.blocks.{m[2]}.gamma"),),
+)
+
 architecture(
-    "convnext_tiny", weights=torchvision("convnext_tiny-983f1562.pth"), top1=82.520, layouts=(TORCHVISION,)
+    "convnext_tiny",
+    weights=torchvision("convnext_tiny-983f1562.pth"),
+    top1=82.520,
+    layouts=(TORCHVISION, TIMM),
 )(functools.partial(convnext, depths=_DEPTHS, widths=_WIDTHS))
