@@ -1,13 +1,15 @@
 # ruff: noqa: E402 (threads are limited and the path is set before anything is imported)
-"""`osteojax prep` beside its denoiser alone, in CPU-seconds of the whole command, and how busy its workers are.
+"""`osteojax prep` beside its denoiser alone, in CPU-seconds of each image and of the command; how busy its workers are.
 
     python benchmarks/prep.py                              # pictures made here: PNG of 8 and 16 bits, DICOM
     python benchmarks/prep.py --source ../shared/data/knee --every 4
 
-The command runs on all pictures and on every fourth of them. The difference is what the others cost, without what is
-paid once; the denoiser's own time for them is measured in this process, on the same pixels with the same sigma, before
-and after. With and without the audit, by one worker, so that no two cores share what they have in common; and once more
-by two, to see how busy they are: a worker is while it runs or waits for a core that something else has.
+First what a worker does with an image, from the file's bytes to the finished image in the cache, and the denoiser alone
+on the same pixels, in turns in this process. Then the whole command, on all pictures and on every fourth of them. The
+difference is what the others cost, without what is paid once; the denoiser's own time for them is measured in this
+process, on the same pixels with the same sigma, before and after. With and without the audit, by one worker, so that no
+two cores share what they have in common; and once more by two, to see how busy they are: a worker is while it runs or
+waits for a core that something else has.
 """
 
 import argparse
@@ -34,6 +36,8 @@ import data_prep.denoise.block_matching  # noqa: F401 (registers BM3D)
 from data_prep.decode import decode, read_bytes
 from data_prep.denoise.noise import estimate_sigma
 from data_prep.denoise.registry import DenoiseSpec
+from data_prep.image_task import ImageTask, Prepared, prepare_image
+from data_prep.settings import read_settings
 from data_prep.source import read_source
 from osteojax import config
 from tests.data_prep.decode.dicom_files import dicom
@@ -82,6 +86,23 @@ def denoise(files, profile):
         spec(pixels, sigma)
         total += time.process_time() - start
     return total
+
+
+def inside(files, settings):
+    """CPU-seconds of all that a worker does with the images of white noise, of their denoiser alone, and how many."""
+    whole, own, taken = 0.0, 0.0, 0
+    with tempfile.TemporaryDirectory() as cache:
+        for file in files:
+            pixels = decode(read_bytes(file)).pixels
+            sigma = estimate_sigma(pixels).sigma
+            start = time.process_time()
+            settings.spec.denoise(pixels, sigma)
+            middle = time.process_time()
+            prepared = prepare_image(ImageTask(file, None, settings.spec, settings.limits.of_decoding, cache))
+            end = time.process_time()
+            if isinstance(prepared, Prepared) and prepared.denoising == "white":
+                own, whole, taken = own + middle - start, whole + end - middle, taken + 1
+    return whole, own, taken
 
 
 def children():
@@ -156,6 +177,12 @@ def main():
         copy(files, listed.root, Path(folder) / "all")
         copy(few, listed.root, Path(folder) / "few")
         own = denoise(rest, options.profile)
+        settings.denoise.profile = options.profile
+        whole, alone, taken = inside(files, read_settings(settings))
+        share = f"{whole / alone - 1:+.1%}" if taken else "none has white noise"
+        print(
+            f"image by image, {taken} of {len(files)}: {whole:.2f} CPU-s, the denoiser alone {alone:.2f}: {share}"
+        )
         rows = {}
         for name, flags in (("without the audit", NO_AUDIT), ("with the audit", ())):
             flags = ("--config.workers=1", *flags)

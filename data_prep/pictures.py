@@ -97,7 +97,8 @@ def denoising(row: Row, before: np.ndarray, after: np.ndarray) -> str:
 
     Args:
         row: of the image.
-        before, after: prepared without and with the denoiser, (size, size, 1) in [0, 1].
+        before: prepared without the denoiser, (size, size, 1) in [0, 1].
+        after: likewise, with it.
     """
     taken = before[..., 0].astype(float) - after[..., 0]
     mean = 255 * np.abs(taken).mean()

@@ -68,7 +68,8 @@ def write_report(
         load_noisy: the same without denoising; None where the file cannot be had any more.
         config: all that the preparation was told, nested as its file is.
         dealing: the settings of `split.*` that are not those by default.
-        The others: as in `Plan`.
+
+    The others are as in `Plan`.
     """
     lead = page.paragraph(
         page.Html(

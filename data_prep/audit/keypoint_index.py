@@ -105,7 +105,7 @@ class KeypointIndex:
         hit = nearest[row, column]
         # What is hardly nearer than the last says little; for which images to look at it counts as little.
         weight = 1.0 - distances[row, column] / np.maximum(distances.max(axis=1)[row], np.float32(1e-9))
-        owner = np.searchsorted(before, hit, side="right") - 1
+        owner = owners(hit, before)
         if own:
             row, hit, owner, weight = (v[owner != number] for v in (row, hit, owner, weight))
         # In each image a keypoint has one likeness, the nearest.
@@ -121,6 +121,15 @@ class KeypointIndex:
             if fitted is not None:
                 found.append(Candidate(number, int(numbers[place]), *fitted))
         return sorted(found, key=lambda candidate: (-candidate.agree, candidate.known))
+
+
+def owners(keypoints: NDArray[np.int64], before: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The image of each keypoint, by their numbers; (m,) -> (m,).
+
+    Args:
+        before: (n + 1,), how many keypoints come before each of n images, and in all. Images may have none.
+    """
+    return np.searchsorted(before, keypoints, side="right") - 1
 
 
 @contextlib.contextmanager

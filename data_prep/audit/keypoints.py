@@ -69,11 +69,13 @@ def _of_views(grey: NDArray[np.uint8], even: cv2.CLAHE, scale: float) -> Keypoin
         height, width = (round(scale * side) for side in sides)
         view = even.apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
         side = np.array([width, height], np.float32)
-        found, values = detector.detectAndCompute(view, None)
-        if values is not None and len(found):
-            kept = _strongest(found, side / cells, count)
-            points.append(cv2.KeyPoint.convert([found[i] for i in kept]) / side)
-            sift.append(values[kept].astype(np.uint8))  # whole numbers, though OpenCV gives them as float32
+        found = detector.detect(view, None)
+        if len(found):
+            # Chosen before they are described: of grain most are not kept, and describing is most of the work.
+            kept = [found[i] for i in _strongest(found, side / cells, count)]
+            kept, values = detector.compute(view, kept)
+            points.append(cv2.KeyPoint.convert(kept) / side)
+            sift.append(values.astype(np.uint8))  # whole numbers, though OpenCV gives them as float32
     return Keypoints(np.concatenate(points), np.concatenate(sift))
 
 

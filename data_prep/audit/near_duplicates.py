@@ -31,7 +31,7 @@ ACCEPT = 0.86
 # Images that are looked at together; bounds memory.
 _BLOCK = 1024
 # Candidates of an image that are aligned, those first of which most keypoints agree.
-_ALIGNED = 2
+_ALIGNED = 3
 # Candidates that are aligned together.
 _AT_A_TIME = 256
 # Of two images, the one is larger that shows this much more; of equals the later one is the copy.

@@ -14,7 +14,8 @@ def attention_map(
 
     Args:
         cut: of a network whose `Cut.attention` is there.
-        params, stats: path -> array.
+        params: path -> array.
+        stats: path -> array.
         image: float32 in [0, 1].
     """
     assert cut.attention is not None, "only for networks with model.attention"

@@ -173,7 +173,9 @@ PREPARATION: tuple[Mutant, ...] = (
         "data_prep/audit/keypoint_index.py",
         'side="right") - 1',
         'side="left") - 1',
-        ("tests/data_prep/audit/test_near_duplicates.py",),
+        (
+            "tests/data_prep/audit/test_near_duplicates.py::test_a_keypoint_belongs_to_the_image_it_was_found_in",
+        ),
     ),
     Mutant(
         "near copies: an image of few keypoints not looked at closer",

@@ -28,7 +28,8 @@ def strips_of(height: int, width: int, profile: Profile, pixels: int = _PIXELS) 
     """The strips that an image is filtered in, from top to bottom; each row is kept in one of them.
 
     Args:
-        height, width: of the image.
+        height: of the image.
+        width: of the image.
         profile: of the filter.
         pixels: that a strip may have, unless its surroundings alone have half as many.
     """

@@ -238,6 +238,24 @@ def test_each_part_of_an_image_keeps_keypoints():
     assert set(strongest) == set(np.argsort(-response, kind="stable")[:count])
 
 
+def test_keypoints_are_described_as_if_all_were(knees, monkeypatch):
+    """OpenCV's description of all that it finds holds ours, to the bit."""
+    monkeypatch.setattr(keypoints, "_FEW", 0)
+    grey = np.rint(255 * (knees[0] - knees[0].min()) / np.ptp(knees[0])).astype(np.uint8)
+    (height, width), *_ = (sides for sides, _, _ in keypoints._VIEWS)
+    view = cv2.createCLAHE(4.0, (4, 4)).apply(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA))
+    found, values = cv2.SIFT_create(contrastThreshold=0.0, edgeThreshold=20).detectAndCompute(view, None)
+    places = cv2.KeyPoint.convert(found) / np.array([width, height], np.float32)
+    all_of_them = {(*place, *value) for place, value in zip(places.tolist(), values.tolist(), strict=True)}
+    ours = find_keypoints(knees[0])
+    n = min(keypoints._VIEWS[0][1], len(found))
+    kept = {
+        (*place, *value)
+        for place, value in zip(ours.points[:n].tolist(), ours.sift[:n].tolist(), strict=True)
+    }
+    assert kept <= all_of_them
+
+
 def test_thumbnails_lie_on_disk_and_threads_may_read_them():
     rng = np.random.default_rng(0)
     stored = rng.integers(0, 256, (50, alignment.THUMBNAIL, alignment.THUMBNAIL)).astype(np.uint8)
@@ -251,6 +269,12 @@ def test_thumbnails_lie_on_disk_and_threads_may_read_them():
         order = rng.permutation(np.repeat(np.arange(50), 20))
         for number, read in zip(order, pool.map(thumbnails.__getitem__, order), strict=True):
             np.testing.assert_array_equal(read, stored[number])
+
+
+def test_a_keypoint_belongs_to_the_image_it_was_found_in():
+    counts = np.array([3, 0, 1, 0, 0, 2])
+    found = keypoint_index.owners(np.arange(6), np.cumsum([0, *counts]))
+    np.testing.assert_array_equal(found, np.repeat(np.arange(6), counts))
 
 
 def test_known_pairs_are_not_looked_at(knees):
