@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from osteojax.models.layers.convolution import Linear
@@ -48,7 +49,11 @@ class PoolHead(nnx.Module):
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, C), or (B, C) where they are pooled already, -> logits (B, num_classes) float32."""
-        return self.fc(h if h.ndim == 2 else self.pool(h))
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        return h if h.ndim == 2 else self.pool(h)
 
     def pool(self, h: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
@@ -85,7 +90,7 @@ class Backbone(nnx.Module):
         self.patch = patch
         self.stem = stem
         self.stage1, self.stage2, self.stage3, self.stage4 = stages
-        self.head: Any = head  # its last layer is `fc`
+        self.head: Any = head  # its last layer is `fc`, which takes what `pre_logits` gives
 
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None, clinical: jax.Array | None = None
@@ -112,6 +117,10 @@ class Backbone(nnx.Module):
             return self.head.pool(self.features(x, STAGES[-2], mask))
         return self._run(x, STAGES[: _position(upto) + 1], mask)
 
+    def pre_logits(self, h: jax.Array, start: str = "head") -> jax.Array:
+        """(B, F) float32, what the last layer takes, from the input h of the part `start` as in `from_features`."""
+        return self.head.pre_logits(self._run(h, STAGES[_position(start) : -1], None)).astype(jnp.float32)
+
     def from_features(
         self,
         h: jax.Array,
@@ -133,7 +142,7 @@ class Backbone(nnx.Module):
         return isinstance(getattr(self.head, "fc", None), Joined)
 
     def _run(self, h: jax.Array, parts: tuple[str, ...], mask: jax.Array | None) -> jax.Array:
-        if parts[0] == "stem" and (h.ndim != 4 or min(h.shape[1:3]) < MIN_SIZE):
+        if "stem" in parts and (h.ndim != 4 or min(h.shape[1:3]) < MIN_SIZE):
             raise ValueError(f"images are (B, H, W, C) with H and W at least {MIN_SIZE}, not {h.shape}")
         for part in parts:
             h = getattr(self, part)(h, mask)

@@ -1,4 +1,4 @@
-"""ConvNeXt-T (Liu et al. 2022, arXiv:2201.03545), in the layout of torchvision."""
+"""ConvNeXt-T (Liu et al. 2022, arXiv:2201.03545), in the layouts of torchvision and timm."""
 
 import functools
 import re
@@ -74,8 +74,16 @@ class NormHead(nnx.Module):
         self.fc = Linear(in_features, num_classes, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> logits (B, num_classes) float32."""
-        return self.fc(self.norm(global_avg_pool(h)))
+        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        return self.norm(h if h.ndim == 2 else self.pool(h))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return global_avg_pool(h)
 
 
 def convnext(
@@ -126,6 +134,32 @@ TORCHVISION = Layout(
     },
 )
 
+
+def _stage(match: re.Match[str]) -> str:
+    """timm counts from 0, and has what leads to a stage within it."""
+    return f"stages.{int(match[1]) - 1}"
+
+
+TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "stem.0"),
+        (r"stem/norm", "stem.1"),
+        (r"stage(\d)/transition/norm", lambda m: f"{_stage(m)}.downsample.0"),
+        (r"stage(\d)/transition/conv", lambda m: f"{_stage(m)}.downsample.1"),
+        (BLOCK + r"depthwise", lambda m: f"{_stage(m)}.blocks.{m[2]}.conv_dw"),
+        (
+            BLOCK + r"(norm|mlp/fc1|mlp/fc2)",
+            lambda m: f"{_stage(m)}.blocks.{m[2]}.{m[3].replace('/', '.')}",
+        ),
+        (r"head/(norm|fc)", r"head.\1"),
+    ),
+    tensors=((BLOCK + "layer_scale", lambda m: f"{_stage(m)}.blocks.{m[2]}.gamma"),),
+)
+
 architecture(
-    "convnext_tiny", weights=torchvision("convnext_tiny-983f1562.pth"), top1=82.520, layouts=(TORCHVISION,)
+    "convnext_tiny",
+    weights=torchvision("convnext_tiny-983f1562.pth"),
+    top1=82.520,
+    layouts=(TORCHVISION, TIMM),
 )(functools.partial(convnext, depths=_DEPTHS, widths=_WIDTHS))

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from osteojax.models.backbone import Backbone
-from osteojax.models.inverted_residual import Gate, expanded, mobile_network, torchvision_part
+from osteojax.models.inverted_residual import Gate, expanded, mobile_network, timm_part, torchvision_part
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import Input, LayerOptions
 from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource, torchvision
@@ -36,14 +36,10 @@ def _lite_block(match: re.Match[str]) -> str:
     return f"_blocks.{_LITE_OFFSET[match[1]] + int(match[2])}"
 
 
-def _timm_lite_module(match: re.Match[str]) -> str:
-    """timm's first group has no expansion, and its names shift by one."""
+def _timm_module(match: re.Match[str]) -> str:
+    """timm's groups are those of the table, the first of which has no expansion."""
     group, repeat = _LITE_GROUPS[_LITE_OFFSET[match[1]] + int(match[2])]
-    roles = ("depthwise", "project") if group == 0 else ("expand", "depthwise", "project")
-    convs = ("conv_dw", "conv_pw") if group == 0 else ("conv_pw", "conv_dw", "conv_pwl")
-    position = roles.index(match[3])
-    is_norm = match[0].endswith("/norm")
-    return f"blocks.{group}.{repeat}.{f'bn{position + 1}' if is_norm else convs[position]}"
+    return timm_part(f"blocks.{group}.{repeat}", group > 0, match)
 
 
 _LITE_LAST = r"stage4/blocks/5/conv"
@@ -70,7 +66,7 @@ TIMM = Layout(
         (r"stem/conv/norm", "bn1"),
         (_LITE_LAST, "conv_head"),
         (_LITE_LAST + "/norm", "bn2"),
-        (BLOCK + r"(expand|depthwise|project)(?:/norm)?", _timm_lite_module),
+        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _timm_module),
         (r"head/fc", "classifier"),
     ),
 )
@@ -134,7 +130,7 @@ TORCHVISION = Layout(
     "efficientnet_b0",
     weights=torchvision("efficientnet_b0_rwightman-7f5810bc.pth"),
     top1=77.692,
-    layouts=(TORCHVISION,),
+    layouts=(TORCHVISION, TIMM),
 )
 def efficientnet_b0(
     arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs

@@ -185,6 +185,23 @@ def torchvision_part(block: str, parts: Sequence[str], match: re.Match[str]) -> 
     return f"{part}.{int(match[0].endswith('/norm'))}"
 
 
+def timm_part(block: str, expands: bool, match: re.Match[str]) -> str:
+    """timm's name of a module of a block: without an expansion its names shift by one.
+
+    Args:
+        block: the block's own name.
+        expands: whether it widens its input first.
+        match: of our name; group 3 is the part, "excite" with the layer within.
+    """
+    role = match[3]
+    if role.startswith("excite"):
+        return f"{block}.se.{'conv_reduce' if role == 'excite/squeeze' else 'conv_expand'}"
+    roles = ("expand", "depthwise", "project") if expands else ("depthwise", "project")
+    convs = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
+    position = roles.index(role)
+    return f"{block}.{f'bn{position + 1}' if match[0].endswith('/norm') else convs[position]}"
+
+
 Group = tuple[int, int, int, int, int]
 """Expansion, outputs, repeats, stride of the first, kernel size: how the papers' tables are written."""
 

@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381) and V3 (Howard et al. 2019, arXiv:1905.02244).
 
-In the layout of torchvision.
+In the layouts of torchvision and timm.
 """
 
 import re
@@ -16,6 +16,7 @@ from osteojax.models.inverted_residual import (
     expanded,
     mobile_network,
     mobile_stages,
+    timm_part,
     torchvision_part,
 )
 from osteojax.models.layers.activations import relu6
@@ -57,9 +58,37 @@ V2_TORCHVISION = Layout(
     ),
 )
 
+# timm's groups are the lines of the table: (group, repeat) of each block, in order.
+_V2_TIMM = [
+    (group, repeat)
+    for group, repeats in enumerate(line[2] for lines in _V2_GROUPS for line in lines)
+    for repeat in range(repeats)
+]
+
+
+def _v2_timm_module(match: re.Match[str]) -> str:
+    group, repeat = _V2_TIMM[_V2_START[match[1]] - 1 + int(match[2])]
+    return timm_part(f"blocks.{group}.{repeat}", group > 0, match)
+
+
+V2_TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "conv_stem"),
+        (r"stem/conv/norm", "bn1"),
+        (_V2_LAST, "conv_head"),
+        (_V2_LAST + "/norm", "bn2"),
+        (BLOCK + r"(expand|depthwise|project)(?:/norm)?", _v2_timm_module),
+        (r"head/fc", "classifier"),
+    ),
+)
+
 
 @architecture(
-    "mobilenet_v2", weights=torchvision("mobilenet_v2-b0353104.pth"), top1=71.878, layouts=(V2_TORCHVISION,)
+    "mobilenet_v2",
+    weights=torchvision("mobilenet_v2-b0353104.pth"),
+    top1=71.878,
+    layouts=(V2_TORCHVISION, V2_TIMM),
 )
 def mobilenet_v2(arch: str, classes: int, *, image: Input, options: LayerOptions, rngs: nnx.Rngs) -> Backbone:
     """MobileNetV2 of width 1; its last 1x1 convolution, to 1,280 features, belongs to `stage4`."""
@@ -110,8 +139,16 @@ class HiddenHead(nnx.Module):
         self.fc = Linear(_V3_HIDDEN, num_classes, rngs=rngs)
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> logits (B, num_classes) float32."""
-        return self.fc(_SWISH(self.fc1(global_avg_pool(h))))
+        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, 1280) in the compute dtype: what the last layer takes."""
+        return _SWISH(self.fc1(h if h.ndim == 2 else self.pool(h)))
+
+    def pool(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        return global_avg_pool(h)
 
 
 def _v3_module(match: re.Match[str]) -> str:
@@ -141,7 +178,39 @@ V3_TORCHVISION = Layout(
     ),
 )
 
+# Blocks in timm's groups, which are the lines of the table that share a width.
+_V3_REPEATS = (1, 2, 3, 4, 2, 3)
+_V3_TIMM = [(group, repeat) for group, repeats in enumerate(_V3_REPEATS) for repeat in range(repeats)]
 
+
+def _v3_timm_module(match: re.Match[str]) -> str:
+    group, repeat = _V3_TIMM[_V3_START[match[1]] - 1 + int(match[2])]
+    return timm_part(f"blocks.{group}.{repeat}", group > 0, match)
+
+
+V3_TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "conv_stem"),
+        (r"stem/conv/norm", "bn1"),
+        (_V3_LAST, "blocks.6.0.conv"),
+        (_V3_LAST + "/norm", "blocks.6.0.bn1"),
+        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _v3_timm_module),
+        (r"head/fc1", "conv_head"),
+        (r"head/fc", "classifier"),
+    ),
+    # timm's hidden layer is a convolution of the pooled features.
+    kernels={
+        "head/fc1/kernel": (
+            (_V3_HIDDEN, _V3_FEATURES, 1, 1),
+            lambda kernel: kernel.reshape(_V3_HIDDEN, _V3_FEATURES).T,
+        )
+    },
+)
+
+
+# timm's own training (mobilenetv3_large_100.ra_in1k): same tensors, PyTorch's batch-norm constants.
+@architecture("mobilenet_v3_large_timm", layouts=(V3_TIMM,))
 @architecture(
     "mobilenet_v3_large",
     weights=torchvision("mobilenet_v3_large-8738ca79.pth"),

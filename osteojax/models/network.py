@@ -164,6 +164,25 @@ class Network:
 
         return apply
 
+    def pre_logits_function(self, start: str = FIRST) -> Any:
+        """`f(params, stats, h) -> (B, F) float32` that the last layer takes, in inference mode.
+
+        h is images (B, H, W, C) float32 in [0, 1], or the input of the part `start`.
+
+        Raises:
+            ValueError: the head does not tell (`gives_pre_logits`).
+        """
+        if not self.gives_pre_logits:
+            raise ValueError("the head of this network has no pre_logits")
+        self._model.eval()
+        graph = nnx.graphdef(self._model)
+        return lambda params, stats, h: self._merge(graph, params, stats).pre_logits(h, start)
+
+    @property
+    def gives_pre_logits(self) -> bool:
+        """Whether the head tells what its last layer takes."""
+        return hasattr(self._model.head, "pre_logits")
+
     def class_logits(self, output: Any) -> Any:
         """(B, classes) of an output."""
         return output[:, :-PARAMETERS] if self.gives_t_score else output

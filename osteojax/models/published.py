@@ -64,6 +64,21 @@ class Package:
 
 
 @dataclasses.dataclass(frozen=True)
+class Joined:
+    """One of our arrays that a file holds in another shape or in several pieces.
+
+    Attributes:
+        keys: the foreign tensors.
+        shapes: of each.
+        convert: from those arrays to ours.
+    """
+
+    keys: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    convert: Callable[..., np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """The naming of one origin for one family of architectures.
 
@@ -71,22 +86,26 @@ class Layout:
         name: of the origin, for messages and provenance.
         rules: (pattern of our module's whole path, foreign module's name).
         keras: whether tensors have Keras's leaf names and shapes (HWIO), not PyTorch's (OIHW).
+        flax: whether they have Flax's, which are ours, with slashes between names.
         biased: pattern of our paths of convolutions that have a bias there. A bias before batch norm only
             shifts the mean: it is subtracted from the running mean, which is exact in both modes.
         kernels: by our path, how kernels and others of another shape than usual are stored and converted.
         tensors: (pattern of the whole path of one of our arrays, foreign tensor's name) of what is no kernel, bias or
             statistic of a layer, such as the positions of tokens.
+        joined: by our path, what is made of several foreign tensors, or reshaped.
         ignored: pattern of foreign tensors that carry nothing.
     """
 
     name: str
     rules: tuple[Rule, ...]
     keras: bool = False
+    flax: bool = False
     biased: str = r"(?!)"
     kernels: Mapping[str, tuple[Shape, Callable[[np.ndarray], np.ndarray]]] = dataclasses.field(
         default_factory=dict
     )
     tensors: tuple[Rule, ...] = ()
+    joined: Mapping[str, Joined] = dataclasses.field(default_factory=dict)
     ignored: str = r".*\.num_batches_tracked"
 
     def module(self, path: str) -> str:

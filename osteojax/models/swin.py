@@ -1,4 +1,4 @@
-"""Swin-T (Liu et al. 2021, arXiv:2103.14030), in the layout of torchvision."""
+"""Swin-T (Liu et al. 2021, arXiv:2103.14030), in the layouts of torchvision and timm."""
 
 import functools
 import re
@@ -178,6 +178,33 @@ TORCHVISION = Layout(
     ignored=r".*\.relative_position_index",
 )
 
-architecture("swin_t", weights=torchvision("swin_t-704ceda3.pth"), top1=81.474, layouts=(TORCHVISION,))(
+
+def _timm_block(match: re.Match[str]) -> str:
+    """timm counts stages from 0, and has what leads to a stage within it."""
+    return f"layers.{int(match[1]) - 1}.blocks.{match[2]}"
+
+
+TIMM = Layout(
+    "timm",
+    (
+        (r"stem/conv", "patch_embed.proj"),
+        (r"stem/norm", "patch_embed.norm"),
+        (
+            r"stage(\d)/transition/(norm|reduction)",
+            lambda m: f"layers.{int(m[1]) - 1}.downsample.{m[2]}",
+        ),
+        (
+            BLOCK + f"({'|'.join(_INNER)})",
+            lambda m: f"{_timm_block(m)}.{m[3].replace('within/', '').replace('/', '.')}",
+        ),
+        (r"stage4/final/norm", "norm"),
+        (r"head/fc", "head.fc"),
+    ),
+    tensors=((BLOCK + "attn/distances", lambda m: f"{_timm_block(m)}.attn.relative_position_bias_table"),),
+    # Both repeat what `_relative_places` and `_shut` compute; earlier releases of timm saved them.
+    ignored=r".*\.(relative_position_index|attn_mask)",
+)
+
+architecture("swin_t", weights=torchvision("swin_t-704ceda3.pth"), top1=81.474, layouts=(TORCHVISION, TIMM))(
     functools.partial(swin, depths=(2, 2, 6, 2), features=96)
 )

@@ -45,9 +45,13 @@ class VGGHead(nnx.Module):
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, H, W, C) -> logits (B, num_classes) float32."""
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, H, W, C) -> (B, 4096) in the compute dtype: what the last layer takes."""
         h = adaptive_avg_pool(h, HEAD_BINS)
         h = jax.nn.relu(self.fc1(h.reshape(h.shape[0], -1)))
-        return self.fc(jax.nn.relu(self.fc2(h)))
+        return jax.nn.relu(self.fc2(h))
 
 
 # VGG-16: where each group of convolutions starts in the list of layers (3 a convolution, 1 a pooling).

@@ -1,18 +1,20 @@
 """ViT-S/16 (Dosovitskiy et al. 2021, arXiv:2010.11929; Steiner et al. 2022, arXiv:2106.10270).
 
-In the layout of timm.
+In the layouts of timm and of Google's own .npz.
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from osteojax.models.backbone import Backbone, Stage
 from osteojax.models.layers.convolution import Input, InputConv, LayerOptions, Linear, Padding
 from osteojax.models.layers.transformer import EncoderBlock, layer_norm
-from osteojax.models.published import BLOCK, Layout, Preprocessing
+from osteojax.models.published import BLOCK, Joined, Layout, Preprocessing
 from osteojax.models.registry import architecture
 
 _EPS = 1e-6
@@ -79,7 +81,11 @@ class TokenHead(nnx.Module):
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """(B, N, C), or (B, C) of the class tokens alone, -> logits (B, num_classes) float32."""
-        return self.fc(h if h.ndim == 2 else self.pool(h))
+        return self.fc(self.pre_logits(h))
+
+    def pre_logits(self, h: jax.Array) -> jax.Array:
+        """(B, N, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        return h if h.ndim == 2 else self.pool(h)
 
     def pool(self, h: jax.Array) -> jax.Array:
         """(B, N, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
@@ -124,8 +130,70 @@ TIMM = Layout(
     tensors=((r"stem/class_token", "cls_token"), (r"stem/positions", "pos_embed")),
 )
 
+
+_FEATURES, _HEADS = 384, 6
+
+
+def _google_block(match: re.Match[str]) -> str:
+    return f"Transformer/encoderblock_{sum(_DEPTHS[: int(match[1]) - 1]) + int(match[2])}"
+
+
+_GOOGLE_INNER = {
+    "norm1": "LayerNorm_0",
+    "norm2": "LayerNorm_2",
+    "attn/proj": "MultiHeadDotProductAttention_1/out",
+    "mlp/fc1": "MlpBlock_3/Dense_0",
+    "mlp/fc2": "MlpBlock_3/Dense_1",
+}
+
+
+def _side_by_side(*parts: np.ndarray) -> np.ndarray:
+    """Queries, keys and values (..., heads, width) each -> (..., 3 heads width)."""
+    return np.concatenate([part.reshape(*part.shape[:-2], -1) for part in parts], axis=-1)
+
+
+def _google_attention(stage: int, block: int) -> dict[str, Joined]:
+    """Where Google's files hold queries, keys and values one by one, all by head."""
+    ours = f"stage{stage + 1}/blocks/{block}/attn"
+    theirs = f"Transformer/encoderblock_{sum(_DEPTHS[:stage]) + block}/MultiHeadDotProductAttention_1"
+    by_head = (_HEADS, _FEATURES // _HEADS)
+
+    def three(leaf: str) -> tuple[str, ...]:
+        return tuple(f"{theirs}/{part}/{leaf}" for part in ("query", "key", "value"))
+
+    return {
+        f"{ours}/qkv/kernel": Joined(three("kernel"), ((_FEATURES, *by_head),) * 3, _side_by_side),
+        f"{ours}/qkv/bias": Joined(three("bias"), (by_head,) * 3, _side_by_side),
+        f"{ours}/proj/kernel": Joined(
+            (f"{theirs}/out/kernel",), ((*by_head, _FEATURES),), lambda k: k.reshape(-1, _FEATURES)
+        ),
+    }
+
+
+# github.com/google-research/vision_transformer, and the "augreg" files of Steiner et al. 2022.
+GOOGLE = Layout(
+    "google",
+    (
+        (r"stem/conv", "embedding"),
+        (BLOCK + f"({'|'.join(_GOOGLE_INNER)})", lambda m: f"{_google_block(m)}/{_GOOGLE_INNER[m[3]]}"),
+        (r"stage4/final/norm", "Transformer/encoder_norm"),
+        (r"head/fc", "head"),
+    ),
+    flax=True,
+    tensors=(
+        (r"stem/class_token", "cls"),
+        (r"stem/positions", "Transformer/posembed_input/pos_embedding"),
+    ),
+    joined={
+        path: made
+        for stage, depth in enumerate(_DEPTHS)
+        for block in range(depth)
+        for path, made in _google_attention(stage, block).items()
+    },
+)
+
 architecture(
     "vit_small_patch16",
     preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    layouts=(TIMM,),
-)(functools.partial(vit, features=384, heads=6, depths=_DEPTHS))
+    layouts=(TIMM, GOOGLE),
+)(functools.partial(vit, features=_FEATURES, heads=_HEADS, depths=_DEPTHS))

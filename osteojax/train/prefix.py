@@ -136,6 +136,26 @@ class PrefixCache:
                 for split, of_split in parts.items()
             }
 
+    def pre_logits(self, kept: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """What the last layer takes of the activations that `of` gave: (N, F) float32, and their labels (N,).
+
+        What stands between the prefix and that layer is run here, a batch at a time: nothing of it is kept on disk.
+        """
+        rest = jax.jit(
+            self._recipe.network.pre_logits_function(self._recipe.network.after(self._upto)),
+            out_shardings=replicated(self._here),
+        )
+        features, labels = [], []
+        for first in range(0, len(kept), self._rows):
+            h, label = kept.read(range(first, min(first + self._rows, len(kept))))
+            padded = np.zeros((self._rows, *h.shape[1:]), h.dtype)
+            padded[: len(h)] = h
+            features.append(
+                np.asarray(rest(*self._arrays, jax.device_put(padded, batch_sharding(self._here))))[: len(h)]
+            )
+            labels.append(label)
+        return np.concatenate(features), np.concatenate(labels)
+
     def _computation(self, chain: augment.Chain) -> Callable[..., jax.Array]:
         """`f(params, stats, image (R, H, W, C), view (), example (R,)) -> activations (R, ...)`, as they are stored."""
         features = self._recipe.network.cut(self._upto).features

@@ -1,4 +1,7 @@
-"""A linear probe: logistic regression on the pooled features of a frozen network, its penalty chosen by validation.
+"""A linear probe: logistic regression on what a frozen network's last layer takes; validation chooses the penalty.
+
+That is the pooled features, or where the head has more than pooling and one layer what its other layers make of them:
+ConvNeXt's norm, MobileNetV3's and VGG's hidden layers stay as the weights have them.
 
 What comes of it is a run like any other: the network with this head, as a checkpoint. A strength of the path stands
 where a step of training does: line s of metrics.jsonl is the s-th strength, the checkpoint's step is the chosen one.
@@ -27,7 +30,6 @@ from osteojax.devices.mesh import batch_sharding, make_mesh, state_sharding
 from osteojax.errors import UserError
 from osteojax.files import write_atomically, write_csv
 from osteojax.metrics import score as scores
-from osteojax.models import POOL
 from osteojax.progress import print_table
 from osteojax.run.best import BestSoFar
 from osteojax.run.checkpoint import Checkpoints
@@ -38,7 +40,7 @@ from osteojax.run.workdir import hold, write_config
 from osteojax.train import logistic, parameter_groups
 from osteojax.train.class_weights import class_weights
 from osteojax.train.experiment import Experiment, opened, with_fingerprint
-from osteojax.train.prefix import PrefixCache
+from osteojax.train.prefix import PrefixCache, frozen_prefix
 from osteojax.train.start import checkpoint_record, mark_of, start
 from osteojax.train.step import Recipe
 
@@ -92,15 +94,17 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
         began = time.perf_counter()
         split = experiment.eval.split
-        cache = PrefixCache(recipe, architecture, begun.state, POOL, plan.rows // plan.devices, mesh)
+        upto = frozen_prefix(recipe, 0)
+        assert upto is not None  # the head alone learns
+        cache = PrefixCache(recipe, architecture, begun.state, upto, plan.rows // plan.devices, mesh)
         stored = cache.of(dataset, ["train", split], augmented="")
         (features, labels), (val_features, val_labels) = (
-            stored[name].read(range(len(stored[name]))) for name in ("train", split)
+            cache.pre_logits(stored[name]) for name in ("train", split)
         )
         took = {"features_seconds": time.perf_counter() - began}
         began = time.perf_counter()
         weights = np.asarray(class_weights(experiment.loss, counts))[labels]
-        path = logistic.path(features.astype(np.float32), labels, weights, len(counts), STRENGTHS)
+        path = logistic.path(features, labels, weights, len(counts), STRENGTHS)
         took["path_seconds"] = time.perf_counter() - began
 
         lines = []
@@ -157,6 +161,11 @@ def check_probe(experiment: Experiment) -> None:
             "a probe is logistic regression: set loss.name=cross_entropy, loss.label_smoothing=0 and "
             f"model.head=softmax, not {loss.name}, {loss.label_smoothing:g} and {experiment.model.head}"
         )
+    if experiment.model.attention.blocks > 0:
+        raise UserError(
+            f"model.attention.blocks={experiment.model.attention.blocks} starts from random weights, and a probe "
+            "leaves all but the last layer as it is; set it to 0"
+        )
     if experiment.model.covariates or experiment.model.t_score:
         raise UserError(
             "a probe is logistic regression on an image's features alone: leave model.covariates and model.t_score "
@@ -175,7 +184,7 @@ def check_probe(experiment: Experiment) -> None:
 
 
 def check_head(recipe: Recipe, architecture: str) -> None:
-    """Whether the head alone learns, and is one linear layer on pooled features.
+    """Whether the head alone learns, its last layer with it, and tells what that layer takes.
 
     Raises:
         UserError: it is not so.
@@ -185,12 +194,12 @@ def check_head(recipe: Recipe, architecture: str) -> None:
         for path in parameter_groups.trainable_at(recipe.groups, recipe.labels, step)
     }  # fmt: skip
     head = {path for path in recipe.labels if path.startswith("head/")}
-    if POOL not in recipe.network.cuts or head != set(_HEAD):
+    if not recipe.network.gives_pre_logits:
         raise UserError(
-            f"the head of {architecture} is more than one linear layer on pooled features, which is what a probe fits; "
+            f"the head of {architecture} does not tell what its last layer takes; give it a method pre_logits, or "
             "choose another model.name"
         )
-    if learning != head:
+    if not set(_HEAD) <= learning <= head:
         others = sorted({path.partition("/")[0] for path in learning - head}) or ["only a part of it"]
         raise UserError(
             f"a probe fits the head and nothing else, and in this config learns: {', '.join(others)}; set "

@@ -24,6 +24,7 @@ TORCH_LEAVES = MappingProxyType(
 KERAS_LEAVES = MappingProxyType(
     {"kernel": "kernel", "scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 )
+FLAX_LEAVES = MappingProxyType({"kernel": "kernel", "scale": "scale", "bias": "bias"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +55,15 @@ def parameter_shapes(arch: str) -> Mapping[str, Shape]:
 
 def origins_of(layout: Layout, arch: str) -> dict[str, Origin]:
     """For each of an architecture's paths, the foreign tensors that it comes from."""
-    leaves = KERAS_LEAVES if layout.keras else TORCH_LEAVES
-    separator = "/" if layout.keras else "."
+    leaves = KERAS_LEAVES if layout.keras else FLAX_LEAVES if layout.flax else TORCH_LEAVES
+    separator = "/" if layout.keras or layout.flax else "."
     swap_channels = layout.keras and models.ARCHITECTURES.get(arch).preprocessing.channel_order == "BGR"
     origins = {}
     for path, shape in parameter_shapes(arch).items():
+        if path in layout.joined:
+            made = layout.joined[path]
+            origins[path] = Origin(made.keys, made.shapes, made.convert)
+            continue
         module, leaf = path.rsplit("/", 1)
         own = layout.tensor(path)
         # Only batch norm's bias has a name of its own in Keras.
@@ -71,7 +76,7 @@ def origins_of(layout: Layout, arch: str) -> dict[str, Origin]:
         if path in layout.kernels:
             foreign, convert = layout.kernels[path]
             origins[path] = Origin(keys, (foreign,), convert)
-        elif leaf == "kernel" and layout.keras:
+        elif leaf == "kernel" and (layout.keras or layout.flax):
             flip = swap_channels and module == "stem/conv"
             origins[path] = Origin(keys, (shape,), _swap_input_channels if flip else np.asarray)
         elif leaf == "kernel" and len(shape) == 4:

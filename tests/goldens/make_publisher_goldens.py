@@ -53,6 +53,27 @@ class Mobile:
         yield "head", self.network.classifier(x.mean((2, 3)))
 
 
+class MobileV3OfTimm:
+    """timm's MobileNetV3, whose hidden layer is a convolution behind the pooling; `starts` as above."""
+
+    def __init__(self, name: str, *starts: int) -> None:
+        self.network = timm.create_model(name)
+        self.starts = starts
+
+    def blocks(self, x: torch.Tensor) -> Blocks:
+        """Our name and the output of every block."""
+        x = self.network.bn1(self.network.conv_stem(x))
+        yield "stem", x
+        stage, position = 0, 0
+        for place, block in enumerate((b for group in self.network.blocks for b in group), 1):
+            if place in self.starts:
+                stage, position = stage + 1, 0
+            x = block(x)
+            yield f"stage{stage}/{position}", x
+            position += 1
+        yield "head", self.network.forward_head(x)
+
+
 class Pyramid:
     """ConvNeXt and Swin of torchvision: a stem, then stages and what leads from one to the next in turn."""
 
@@ -113,7 +134,15 @@ NETWORKS = {
     "efficientnet_b0": (lambda: Mobile("efficientnet_b0", 1, 4, 6, 12), IMAGENET),
     "mobilenet_v3_large": (lambda: Mobile("mobilenet_v3_large", 1, 4, 7, 13), IMAGENET),
     "swin_t": (lambda: Pyramid("swin_t"), IMAGENET),
+    "mobilenet_v3_large_timm": (lambda: MobileV3OfTimm("mobilenetv3_large_100", 1, 4, 7, 13), IMAGENET),
 }
+TIMM = {
+    "mobilenet_v2": "mobilenetv2_100",
+    "efficientnet_b0": "efficientnet_b0",
+    "convnext_tiny": "convnext_tiny",
+    "swin_t": "swin_tiny_patch4_window7_224",
+}
+"""Networks whose tensors timm calls otherwise than torchvision: ours and timm's name."""
 
 
 def norms(network: nn.Module) -> list[str]:
@@ -123,6 +152,17 @@ def norms(network: nn.Module) -> list[str]:
         for name, module in network.named_modules()
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm)
     )
+
+
+def names_of_timm() -> dict[str, np.ndarray]:
+    """Name and shape of every tensor that timm's networks hold."""
+    found = {}
+    for ours, theirs in TIMM.items():
+        state = timm.create_model(theirs).state_dict()
+        found[ours] = np.array(
+            sorted(f"{key} {tuple(value.shape)}" for key, value in state.items() if not key.endswith(BUFFERS))
+        )
+    return found
 
 
 def make(name: str) -> dict[str, np.ndarray]:
@@ -157,8 +197,8 @@ def make(name: str) -> dict[str, np.ndarray]:
 def main() -> None:
     """Writes the files."""
     print(torch.__version__, torchvision.__version__, timm.__version__)
-    for name in sys.argv[1:] or NETWORKS:
-        seeded.write(HERE / f"{name}.npz", make(name))
+    for name in sys.argv[1:] or [*NETWORKS, "timm_names"]:
+        seeded.write(HERE / f"{name}.npz", names_of_timm() if name == "timm_names" else make(name))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from osteojax import models, weights
+from osteojax.weights import layouts
 from tests.goldens import seeded
 
 TOLERANCE = 1e-4
 IMAGES = seeded.images(*seeded.ODD_SIZE)
+# timm's Swin shifts its windows by the size that it was built for.
+BUILT_FOR = seeded.images(224, 224)[:2]
 
 
 def fill(network: nn.Module) -> nn.Module:
@@ -61,6 +64,22 @@ def timm_file(name: str, **settings: bool) -> Callable[[Path], tuple[Path, nn.Mo
         return folder / "model.safetensors", network
 
     return write
+
+
+def google_file(folder: Path) -> tuple[Path, nn.Module]:
+    """A .npz with the names of Google's ViT-S/16, and timm's network, which reads it by itself."""
+    layout = models.ARCHITECTURES.get("vit_small_patch16").layouts[1]
+    tensors = {
+        key: seeded.tensor(key, tuple(1000 if n == -1 else n for n in shape))
+        for origin in layouts.origins_of(layout, "vit_small_patch16").values()
+        for key, shape in zip(origin.keys, origin.shapes, strict=True)
+    }
+    # `seeded` takes PyTorch's order of axes for the number of inputs.
+    tensors = {key: value / 8 if value.ndim > 1 else value for key, value in tensors.items()}
+    np.savez(folder / "model.npz", **tensors)
+    network = timm.create_model("vit_small_patch16_224", dynamic_img_size=True, dynamic_img_pad=True)
+    network.load_pretrained(folder / "model.npz")
+    return folder / "model.npz", network.eval()
 
 
 def huggingface_file(depths: list[int], layer_type: str) -> Callable[[Path], tuple[Path, nn.Module]]:
@@ -107,6 +126,11 @@ FILES = [
             ("efficientnet_lite0", "efficientnet_lite0_timm"),
             ("vgg16_bn", "vgg16_bn"),
             ("densenet121", "densenet121"),
+            ("mobilenetv2_100", "mobilenet_v2"),
+            ("mobilenetv3_large_100", "mobilenet_v3_large_timm"),
+            ("efficientnet_b0", "efficientnet_b0"),
+            ("convnext_tiny", "convnext_tiny"),
+            ("swin_tiny_patch4_window7_224", "swin_t"),
         )
     ),
     (
@@ -115,26 +139,28 @@ FILES = [
         "vit_small_patch16",
         timm_file("vit_small_patch16_224", dynamic_img_size=True, dynamic_img_pad=True),
     ),
+    ("Google", "vit_small_patch16_224 of timm", "vit_small_patch16", google_file),
     ("Hugging Face", "microsoft/resnet-18", "resnet18", huggingface_file([2, 2, 2, 2], "basic")),
     ("Hugging Face", "microsoft/resnet-50", "resnet50", huggingface_file([3, 4, 6, 3], "bottleneck")),
     ("Hugging Face", "microsoft/resnet-152", "resnet152", huggingface_file([3, 8, 36, 3], "bottleneck")),
 ]
 
 
-def compare(arch: str, write: Callable[[Path], tuple[Path, nn.Module]]) -> tuple[str, float]:
+def compare(name: str, arch: str, write: Callable[[Path], tuple[Path, nn.Module]]) -> tuple[str, float]:
     """The layout that the file was recognised as, and the relative difference of the logits."""
     with tempfile.TemporaryDirectory() as folder:
         path, network = write(Path(folder))
         file = weights.load(path, arch)
+    images = BUILT_FOR if name.startswith("swin_tiny") else IMAGES
     spec = models.ARCHITECTURES.get(arch).preprocessing
     mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
     with torch.inference_mode():
-        output = network((torch.from_numpy(IMAGES).permute(0, 3, 1, 2) - mean) / std)
+        output = network((torch.from_numpy(images).permute(0, 3, 1, 2) - mean) / std)
     expected = getattr(output, "logits", output).numpy()
     model = models.create(arch, num_classes=1000, in_channels=3, rngs=nnx.Rngs(0))
     weights.apply(model, file, head="keep")
     model.eval()
-    logits = np.asarray(nnx.jit(lambda model, x: model(x))(model, IMAGES))
+    logits = np.asarray(nnx.jit(lambda model, x: model(x))(model, images))
     return file.provenance["layout"], float(np.abs(logits - expected).max() / np.abs(expected).max())
 
 
@@ -148,7 +174,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     worst = 0.0
     for publisher, name, arch, write in FILES:
-        layout, error = compare(arch, write)
+        layout, error = compare(name, arch, write)
         worst = max(worst, error)
         print(f"| {publisher} | {name} | {arch} | {layout} | {error:.1e} |", flush=True)
     sys.exit(worst > TOLERANCE)

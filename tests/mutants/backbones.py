@@ -85,6 +85,30 @@ BACKBONES: tuple[Mutant, ...] = (
         (f"{_HEAD}::test_the_head_is_the_mean_of_its_tokens_by_one_query_and_looks_by_rollout",),
     ),
     Mutant(
+        "queries, keys and values of a Google file in another order",
+        "osteojax/models/vit.py",
+        'for part in ("query", "key", "value")',
+        'for part in ("key", "query", "value")',
+        ("tests/osteojax/weights/test_weights.py::test_the_npz_of_google",),
+    ),
+    Mutant(
+        "timm's transitions a stage too early",
+        "osteojax/models/swin.py",
+        'f"layers.{int(m[1]) - 1}.downsample.{m[2]}"',
+        'f"layers.{int(m[1]) - 2}.downsample.{m[2]}"',
+        (
+            "tests/osteojax/weights/test_weights.py::"
+            "test_the_layout_of_timm_asks_for_exactly_the_tensors_of_its_network[swin_t]",
+        ),
+    ),
+    Mutant(
+        "frozen parameters added to",
+        "osteojax/train/step.py",
+        "params = frozen | {path: p + updates[path] for path, p in learned.items()}",
+        "params = {path: p + updates[path] for path, p in state.params.items()}",
+        ("tests/osteojax/train/test_frozen_depth.py",),
+    ),
+    Mutant(
         "operations counted twice",
         "osteojax/models/listing.py",
         'flops=cost.get("flops", math.nan)',

@@ -79,6 +79,27 @@ PROBE: tuple[Mutant, ...] = (
         (_REFUSED,),
     ),
     Mutant(
+        "probe: the head's norm is skipped",
+        "osteojax/train/prefix.py",
+        "self._recipe.network.pre_logits_function(self._recipe.network.after(self._upto)),",
+        "lambda params, stats, h: h,",
+        (f"{_TESTS}::test_other_layers_of_a_head_stay_as_they_are[norm]",),
+    ),
+    Mutant(
+        "probe: what the last layer takes is pooled alone",
+        "osteojax/models/mobilenet.py",
+        "return _SWISH(self.fc1(h if h.ndim == 2 else self.pool(h)))",
+        "return h if h.ndim == 2 else self.pool(h)",
+        (f"{_TESTS}::test_every_classifier_tells_what_its_last_layer_takes[mobilenet_v3_large]",),
+    ),
+    Mutant(
+        "probe: a transformer of random weights is probed",
+        "osteojax/train/probe.py",
+        "if experiment.model.attention.blocks > 0:",
+        "if False:",
+        (_REFUSED,),
+    ),
+    Mutant(
         "probe: a class may be absent",
         "osteojax/train/probe.py",
         "    if absent:",

@@ -1,4 +1,4 @@
-"""The pooled features of a network that saw none of these images."""
+"""The features before the last layer of a network that saw none of these images."""
 
 import dataclasses
 
@@ -10,7 +10,6 @@ from osteojax import config as configs
 from osteojax.baselines.sources.registry import SOURCES, Table, table
 from osteojax.data.dataset import Examples
 from osteojax.errors import UserError
-from osteojax.models import POOL
 from osteojax.models.network import Network
 from osteojax.train import transfer
 from osteojax.train.experiment import read_experiment
@@ -36,11 +35,11 @@ class Embedding:
 
 @SOURCES.function("embedding", settings=Embedding)
 def embedding(examples: Examples, settings: Embedding) -> Table:
-    """Features (N, F) of the images behind the network's global pooling, in inference mode.
+    """Features (N, F) of the images before the network's last layer, in inference mode.
 
     Raises:
         UserError: the config or its weights cannot be had, the weights are a run's, which may have learned from what is
-            tested here, or the network pools nothing.
+            tested here, or the network's head does not tell what its last layer takes.
     """
     config: ml_collections.ConfigDict = configs.load(settings.config)
     for key in ("weights", "init"):
@@ -54,12 +53,13 @@ def embedding(examples: Examples, settings: Embedding) -> Table:
         )
     model, origin = initialise(experiment, classes=3, devices=1)
     network = Network(model)
-    if POOL not in network.cuts:
+    if not network.gives_pre_logits:
         raise UserError(
-            f"{origin['architecture']} has no pooled features; choose another model in {settings.config}"
+            f"the head of {origin['architecture']} does not tell what its last layer takes; choose another model in "
+            f"{settings.config}"
         )
     params, stats = jax.device_put(network.init(), jax.local_devices()[0])
-    features = jax.jit(network.cut(POOL).features)
+    features = jax.jit(network.pre_logits_function())
     found = []
     for first in range(0, len(examples), _ROWS):
         places = range(first, min(first + _ROWS, len(examples)))

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import jax.export
@@ -13,6 +14,7 @@ import pytest
 import safetensors.numpy
 import small
 
+from osteojax import config as configs
 from osteojax import storage
 from osteojax.cli.main import run
 from osteojax.errors import UserError
@@ -23,8 +25,10 @@ from osteojax.export.formats.registry import FORMATS
 from osteojax.export.formats.stablehlo import write_stablehlo
 from osteojax.export.network import arrays, closed_forward, nested
 from osteojax.export.read import open_exported
+from osteojax.models.build import ModelSection, build
 from osteojax.models.layers.platform import portable_formulations
 from osteojax.models.layers.pool import max_pool
+from osteojax.models.network import Network
 from osteojax.run.open import open_run
 from osteojax.train.loop import train
 
@@ -303,6 +307,57 @@ def test_onnx_without_its_extra_names_it(workdir, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(UserError, match=r"no jax2onnx\): pip install 'osteojax\[onnx\]'"):
         export_run(workdir, tmp_path / "out", names=("onnx",))
+
+
+def run_of_random_weights(name, size):
+    """What exporting needs of a run: statistics and scales far from neutral."""
+    config = configs.load("configs/train/paper_resnet50.py")
+    config.model.name = name
+    params, stats = Network(build(ModelSection(name, conv_impl="native"), name, 3, seed=0)).init()
+    rng = np.random.default_rng(0)
+    params = {
+        path: rng.uniform(0.5, 1.5, value.shape).astype(np.float32)
+        if path.endswith("scale")
+        else np.asarray(value)
+        for path, value in params.items()
+    }
+    stats = {
+        path: (rng.normal(0, 0.1, value.shape) if path.endswith("mean") else rng.uniform(0.5, 1, value.shape))
+        .astype(np.float32)
+        for path, value in stats.items()
+    }  # fmt: skip
+    record = {"image_shape": [size, size, 1], "origin": {"architecture": name}}
+    return types.SimpleNamespace(
+        config=config, record=record, class_names=["a", "b", "c"], params=params, batch_stats=stats, mark=None
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["efficientnet_b0", "convnext_tiny"])
+@needs_onnx
+@quiet_onnx
+def test_onnx_of_other_backbones(tmp_path, name):
+    run_ = run_of_random_weights(name, 64)
+    write_onnx(run_, tmp_path)  # which refuses what answers otherwise
+    rng = np.random.default_rng(1)
+    # Flat images of different brightness: of random pixels all images look alike to random weights.
+    images = (
+        rng.random((4, 64, 64, 1), np.float32) * np.linspace(0, 1, 4, dtype=np.float32)[:, None, None, None]
+    )
+    (found,) = onnx_session(tmp_path / "model.onnx").run(["logits"], {"image": images})
+    expected = np.asarray(jax.jit(closed_forward(run_, "float32"))(images))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=TOLERANCE)
+    assert np.ptp(expected, axis=0).max() > 100 * TOLERANCE * scale  # the images count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_small_patch16", "swin_t"])
+@needs_onnx
+@quiet_onnx
+def test_onnx_refuses_interpolated_positions_and_windows(tmp_path, name):
+    with pytest.raises(UserError, match=f"cannot convert {name} .*; leave onnx out"):
+        write_onnx(run_of_random_weights(name, 64), tmp_path)
 
 
 @pytest.mark.slow

@@ -25,7 +25,15 @@ GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
 TOLERANCE = 1e-4
 # Every registered classifier has a golden; `tiny` is registered by other tests.
 SHIPPED = [name for name in models.classifiers() if name != "tiny"]
-SLOW = ("resnet34", "resnet101", "resnet152", "resnet101_v1", "resnet152_v1", "vgg16_bn")
+SLOW = (
+    "resnet34",
+    "resnet101",
+    "resnet152",
+    "resnet101_v1",
+    "resnet152_v1",
+    "vgg16_bn",
+    "mobilenet_v3_large_timm",
+)
 
 
 def layout_of(arch):

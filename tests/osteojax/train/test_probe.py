@@ -3,19 +3,35 @@
 import csv
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
+from osteojax import config as configs
+from osteojax import models
 from osteojax.cli.main import run
 from osteojax.data.dataset import PreparedDataset
+from osteojax.models.build import ModelSection, build, build_shapes
+from osteojax.models.convnext import NormHead
+from osteojax.models.mobilenet import HiddenHead
+from osteojax.models.network import Network
+from osteojax.models.registry import architecture
+from osteojax.models.vgg import VGGHead
 from osteojax.run.open import open_run
 from osteojax.train import logistic, prefix
+from osteojax.train.experiment import read_experiment
 from osteojax.train.prefix import PrefixCache
-from osteojax.train.probe import STRENGTHS
+from osteojax.train.probe import STRENGTHS, check_head
+from osteojax.train.step import Recipe
 
+SHIPPED = [name for name in models.classifiers() if name != "tiny"]
+# One of each kind of head.
+QUICK = ("resnet18", "vgg16_bn", "convnext_tiny", "mobilenet_v3_large", "vit_small_patch16")
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("cache")
 
 
@@ -98,6 +114,64 @@ def test_validation_alone_chooses_and_the_checkpoint_answers_as_the_probe(tmp_pa
     np.testing.assert_allclose(cross_entropy, path[expected - 1]["val/cross_entropy"], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=SLOW) for n in SHIPPED])
+def test_every_classifier_tells_what_its_last_layer_takes(name):
+    """Shapes alone: one number for each row of the last kernel, and the head passes for a probe's."""
+    experiment = read_experiment(configs.load("configs/train/probe_resnet50.py"))
+    network = Network(build_shapes(ModelSection(name, conv_impl="native"), name, 3))
+    params, stats = network.init()
+    check_head(Recipe.of(experiment, network, 10, (1, 1, 1)), name)
+    image = jax.ShapeDtypeStruct((2, 32, 48, 1), jnp.float32)
+    found = jax.eval_shape(network.pre_logits_function(), params, stats, image)
+    assert (found.shape, found.dtype) == ((2, params["head/fc/kernel"].shape[0]), jnp.float32)
+
+
+def assert_probe_fits_the_last_layer_alone(tmp_path, config, name):
+    """The checkpoint's logits are those that were chosen, and the rest of the network is as it began."""
+    config.model.name = name
+    assert probe(tmp_path, config, name=name) == 0
+    found, path = open_run(tmp_path / name), path_of(tmp_path / name)
+    logits = found.logits(found.dataset().source("val")).astype(float)
+    labels = found.dataset().source("val").labels()
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    cross_entropy = -log_p[np.arange(len(labels)), labels].mean()
+    assert cross_entropy == pytest.approx(path[found.step - 1]["val/cross_entropy"], abs=1e-4)
+    section = ModelSection(name, conv_impl="native")
+    first, stats = Network(build(section, name, 3, seed=config.seed)).init()
+    moved = {path for path in first if np.any(np.asarray(found.params[path]) != np.asarray(first[path]))}
+    assert moved == {"head/fc/kernel", "head/fc/bias"}
+    assert all(np.array_equal(found.batch_stats[path], stats[path]) for path in stats)
+
+
+HEADS = {
+    "norm": lambda classes, options, rngs: NormHead(8, classes, rngs=rngs),
+    "hidden": lambda classes, options, rngs: HiddenHead(8, classes, options=options, rngs=rngs),
+    "two hidden": lambda classes, options, rngs: VGGHead(8, classes, options=options, rngs=rngs),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", ["norm", *(pytest.param(kind, marks=SLOW) for kind in ("hidden", "two hidden"))]
+)
+def test_other_layers_of_a_head_stay_as_they_are(tmp_path, config, kind):
+    """A small network under the heads of ConvNeXt, MobileNetV3 and VGG."""
+
+    def network(arch, classes, *, image, options, rngs):
+        whole = small.tiny(arch, classes, image=image, options=options, rngs=rngs)
+        whole.head = HEADS[kind](classes, options, rngs)
+        return whole
+
+    with models.ARCHITECTURES.temporary():
+        architecture("headed")(network)
+        assert_probe_fits_the_last_layer_alone(tmp_path, config, "headed")
+
+
+@SLOW
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_classifier_is_probed(tmp_path, config, name):
+    assert_probe_fits_the_last_layer_alone(tmp_path, config, name)
+
+
 def test_the_test_split_is_not_read_and_the_cache_is_that_of_training(tmp_path, config, cache, monkeypatch):
     asked = []
     original = PreparedDataset.source
@@ -168,6 +242,7 @@ def test_its_answers_page_and_comparison_are_those_of_a_run(tmp_path, config, ca
         ("eval.split=later", "has no examples in it"),
         ("loss.name=focal", "a probe is logistic regression"),
         ("data.sampling=balanced", "sees every example once"),
+        ("model.attention.blocks=1", "starts from random weights"),
     ],
 )
 def test_what_is_no_probe_is_one_sentence(tmp_path, config, capsys, change, message):

@@ -58,7 +58,7 @@ def resnet18():
 def counters(tensors):
     """The int64 counters that PyTorch's batch norm saves beside its statistics."""
     return {
-        key.replace("running_var", "num_batches_tracked"): np.int64(7)
+        key.replace("running_var", "num_batches_tracked"): np.array(7, np.int64)
         for key in tensors
         if "running_var" in key
     }
@@ -177,6 +177,100 @@ def test_timm_safetensors(tmp_path, arch, layout, names):
     assert set(names) <= set(tensors)
     save_file(tensors, tmp_path / "model.safetensors")
     assert_holds(weights.load(tmp_path / "model.safetensors", arch), layout, arch, tensors)
+
+
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "efficientnet_b0", "convnext_tiny", "swin_t"])
+def test_the_layout_of_timm_asks_for_exactly_the_tensors_of_its_network(arch):
+    """Names and shapes that timm's own networks have (`tests/goldens/make_publisher_goldens.py`)."""
+    with np.load(GOLDENS / "timm_names.npz") as arrays:
+        published = list(arrays[arch])
+    layout = models.ARCHITECTURES.get(arch).layouts[1]
+    asked = [
+        f"{key} {tuple(1000 if n == -1 else n for n in shape)}"
+        for origin in layouts.origins_of(layout, arch).values()
+        for key, shape in zip(origin.keys, origin.shapes, strict=True)
+    ]
+    assert layout.name == "timm" and sorted(asked) == published
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "mobilenet_v2",
+        *(
+            pytest.param(arch, marks=pytest.mark.slow)
+            for arch in ("mobilenet_v3_large_timm", "efficientnet_b0", "convnext_tiny", "swin_t")
+        ),
+    ],
+)
+def test_timm_safetensors_of_other_backbones(tmp_path, arch):
+    layout = models.ARCHITECTURES.get(arch).layouts[-1]
+    tensors = foreign(layout, arch)
+    buffers = {"layers.0.blocks.1.attn_mask": np.zeros(3, np.float32)} if arch == "swin_t" else {}
+    save_file({**tensors, **counters(tensors), **buffers}, tmp_path / "model.safetensors")
+    file = weights.load(tmp_path / "model.safetensors", arch)
+    assert_holds(file, layout, arch, tensors)
+    assert file.provenance["layout"] == "timm"
+
+
+def google_vit():
+    """The tensors of Google's ViT-S/16 by name, as its files hold them: S_16-i21k-...--imagenet2012-....npz."""
+    shapes = {
+        "cls": (1, 1, 384),
+        "embedding/kernel": (16, 16, 3, 384),
+        "embedding/bias": (384,),
+        "Transformer/posembed_input/pos_embedding": (1, 197, 384),
+        "Transformer/encoder_norm/scale": (384,),
+        "Transformer/encoder_norm/bias": (384,),
+        "head/kernel": (384, CLASSES),
+        "head/bias": (CLASSES,),
+    }
+    for block in range(12):
+        lead = f"Transformer/encoderblock_{block}"
+        attention = f"{lead}/MultiHeadDotProductAttention_1"
+        for norm in ("LayerNorm_0", "LayerNorm_2"):
+            shapes |= {f"{lead}/{norm}/scale": (384,), f"{lead}/{norm}/bias": (384,)}
+        for part in ("query", "key", "value"):
+            shapes |= {f"{attention}/{part}/kernel": (384, 6, 64), f"{attention}/{part}/bias": (6, 64)}
+        shapes |= {f"{attention}/out/kernel": (6, 64, 384), f"{attention}/out/bias": (384,)}
+        for layer, (inputs, outputs) in enumerate([(384, 1536), (1536, 384)]):
+            dense = f"{lead}/MlpBlock_3/Dense_{layer}"
+            shapes |= {f"{dense}/kernel": (inputs, outputs), f"{dense}/bias": (outputs,)}
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_the_npz_of_google(tmp_path):
+    tensors = google_vit()
+    np.savez(tmp_path / "w.npz", **tensors)
+    file = weights.load(tmp_path / "w.npz", "vit_small_patch16")
+    assert file.arrays.keys() == layouts.parameter_shapes("vit_small_patch16").keys()
+    assert (file.provenance["layout"], file.provenance["num_classes"]) == ("google", CLASSES)
+    # The second block of the third stage is the eighth: one product gives query, key and value of each head.
+    attention = "Transformer/encoderblock_7/MultiHeadDotProductAttention_1"
+    x = np.random.default_rng(1).standard_normal(384, np.float32)
+    ours = "stage3/blocks/1/attn"
+    qkv = (x @ file.arrays[f"{ours}/qkv/kernel"] + file.arrays[f"{ours}/qkv/bias"]).reshape(3, 6, 64)
+    for found, part in zip(qkv, ("query", "key", "value"), strict=True):
+        wanted = np.einsum("c,chd->hd", x, tensors[f"{attention}/{part}/kernel"])
+        np.testing.assert_allclose(found, wanted + tensors[f"{attention}/{part}/bias"], atol=1e-3)
+    mixed = x.reshape(6, 64)
+    wanted = np.einsum("hd,hdc->c", mixed, tensors[f"{attention}/out/kernel"])
+    np.testing.assert_allclose(x @ file.arrays[f"{ours}/proj/kernel"], wanted, atol=1e-3)
+    for path, name in (("norm2/scale", "LayerNorm_2/scale"), ("mlp/fc2/kernel", "MlpBlock_3/Dense_1/kernel")):
+        np.testing.assert_array_equal(
+            file.arrays[f"stage3/blocks/1/{path}"], tensors[f"Transformer/encoderblock_7/{name}"]
+        )
+    np.testing.assert_array_equal(file.arrays["stem/conv/kernel"], tensors["embedding/kernel"])
+
+
+def test_an_npz_of_google_that_does_not_fit_is_one_sentence(tmp_path):
+    tensors = google_vit()
+    del tensors["cls"]
+    tensors["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 577, 384), np.float32)
+    np.savez(tmp_path / "w.npz", **tensors)
+    with pytest.raises(UserError, match=r"1 missing: cls; 1 mis-shaped: .*pos_embedding is \(1, 577, 384\)"):
+        weights.load(tmp_path / "w.npz", "vit_small_patch16")
 
 
 def test_half_precision_safetensors(tmp_path, resnet18):
