@@ -77,6 +77,27 @@ BASELINES: tuple[Mutant, ...] = (
         (f"{_TESTS}/test_sources.py",),
     ),
     Mutant(
+        "baselines: a slanted shaft's cortex is as thick as the row is long",
+        f"{_SOURCES}/cortex.py",
+        "/ np.hypot(1, np.polyfit(height, outer, 1)[0])",
+        "/ 1.0",
+        (f"{_TESTS}/test_cortex.py",),
+    ),
+    Mutant(
+        "baselines: the tibia's shaft is sought at the joint",
+        f"{_SOURCES}/cortex.py",
+        "slice(None, joint, -1)",
+        "slice(joint, None)",
+        (f"{_TESTS}/test_cortex.py",),
+    ),
+    Mutant(
+        "baselines: the cortex ends at its peak",
+        f"{_SOURCES}/cortex.py",
+        "(marrow + peak) / 2",
+        "peak",
+        (f"{_TESTS}/test_cortex.py",),
+    ),
+    Mutant(
         "baselines: a run of ours is taken for published weights",
         f"{_SOURCES}/embedding.py",
         "if transfer.is_run(experiment.weights):",
