@@ -2,7 +2,7 @@
 
     osteojax sweep --sweep=configs/sweeps/denoiser.py --out=SWEEP --source=phantom
 
-300 patients, 210 of them in the test, the same in all variants; 30, 150 and 600 are the detected quanta a pixel behind
+600 patients, 210 of them in the test, the same in all variants; 30, 150 and 600 are the detected quanta a pixel behind
 the bone, the second the phantom's usual ones. The table compares with no denoising at 150 quanta. What denoising does
 at another exposure is a comparison of two of its runs:
 
@@ -20,11 +20,11 @@ METRIC = "balanced_accuracy"
 BASELINE = "none 150"
 
 PHANTOM = {
-    "prep.phantom.n_patients": 300,
+    "prep.phantom.n_patients": 600,
     "prep.phantom.images_per_patient": (1, 1),
-    "prep.split.train": 0.3,
-    "prep.split.val": 0.0,
-    "prep.split.test": 0.7,
+    "prep.split.train": 0.5,
+    "prep.split.val": 0.15,
+    "prep.split.test": 0.35,
     # Always: by default films whose noise is not known are left alone, and there would be nothing to compare.
     "prep.denoise.when": "always",
 }
