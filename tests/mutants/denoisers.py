@@ -69,7 +69,7 @@ DENOISERS = (
     Mutant(
         "DnCNN: the last layer begins as the others do",
         "osteojax/models/dncnn.py",
-        "last.kernel[...] *= 1 / math.sqrt(2 * width)",
+        "last.kernel[...] *= math.sqrt(shown / (2 * width))",
         "last.kernel[...] *= math.sqrt(1)",
         _NETWORK,
     ),

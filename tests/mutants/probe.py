@@ -74,7 +74,7 @@ PROBE: tuple[Mutant, ...] = (
     Mutant(
         "probe: other parts may learn",
         "osteojax/train/probe.py",
-        "if learning != head:",
+        "if not set(_HEAD) <= learning <= head:",
         "if False:",
         (_REFUSED,),
     ),

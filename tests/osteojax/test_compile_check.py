@@ -176,7 +176,7 @@ def test_shapes_and_images_are_those_of_the_dataset(prepared, tmp_path, quick, c
     command = ["compile-check", f"--config={file}", "--topology=h100:8", "--json", "--price=3"]
     assert run(command) == 0
     fields = json.loads(capsys.readouterr().out)
-    assert fields["shapes"] == {"image_size": small.SIZE, "classes": 3}
+    assert fields["shapes"] == {"image_size": small.SIZE, "classes": 3, "channels": 1}
     assert fields["job"]["images"] > 0 and fields["cost"] == pytest.approx(fields["hours"] * 8 * 3)
 
 

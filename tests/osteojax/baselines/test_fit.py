@@ -177,7 +177,7 @@ def test_the_command_writes_tables_and_compare_reads_the_rows(dealt, tmp_path, c
     ("change", "said"),
     [
         ({"baseline": "nothing"}, "baseline is 'nothing', which is no row; there are clinical, site, trees"),
-        ({"rows": {"clinical": {"sources": ()}}}, r"rows\.clinical\.sources is empty; there are covariates, embedding"),
+        ({"rows": {"clinical": {"sources": ()}}}, "sources is empty; there are cortex, covariates, embedding"),
         ({"rows": {"clinical": {"sources": ("x",)}}}, "no source of features 'x'"),
         ({"rows": {"clinical": {"sources": ("texture",), "classifier": "x"}}}, "no classifier 'x'"),
         ({"rows": {"a/x": {"sources": ("texture",)}}, "baseline": "a/x"}, "a row's name is a folder's"),

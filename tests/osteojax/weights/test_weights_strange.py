@@ -83,7 +83,7 @@ def test_every_architecture_has_a_first_convolution_to_find_a_prefix_by(name):
         origins = layouts.origins_of(layout, name)
         first = loading._first(origins)
         (key,), (shape,) = first.keys, first.shapes
-        assert 3 in shape and key.endswith("kernel" if layout.keras else "weight")
+        assert 3 in shape and key.endswith("kernel" if layout.keras or layout.flax else "weight")
         assert loading._prefixes({f"model.{key}": None}, key) == [
             "",
             "model.",
