@@ -30,6 +30,19 @@ def test_a_region_does_not_see_the_other():
     assert np.isfinite(two).all()
 
 
+def test_what_lies_farther_from_a_region_than_a_block_is_never_matched(monkeypatch):
+    z = noisy()
+    regions = (np.mgrid[:48, :56][1] > 20).astype(np.uint8)
+    alone = numba_backend.denoise(z, NP, regions=regions)
+
+    def filled(image, inside):
+        found = continued(image, inside)  # noise is 0 nowhere: 0 is what lies farther
+        return np.where(~inside & (found == 0), np.float32(0.1) * noisy(seed=5), found)
+
+    monkeypatch.setattr(numba_backend, "continued", filled)
+    np.testing.assert_array_equal(numba_backend.denoise(z, NP, regions=regions), alone)
+
+
 def test_beyond_its_boundary_a_region_is_its_mirror_image():
     image = np.arange(20, dtype=np.float32)[None] + np.zeros((9, 1), np.float32)
     found = continued(image, image < 8)
