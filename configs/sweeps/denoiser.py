@@ -27,6 +27,7 @@ PHANTOM = {
     "prep.split.test": 0.35,
     # Always: by default films whose noise is not known are left alone, and there would be nothing to compare.
     "prep.denoise.when": "always",
+    "prep.audit.near_duplicates": False,  # the phantom has none, and looking for them takes time
 }
 
 
