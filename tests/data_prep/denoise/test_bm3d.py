@@ -298,10 +298,9 @@ def test_the_same_to_the_bit_from_threads_and_processes():
         assert processes.map(_denoise_seeded, range(4)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cpu", "at_once"),
-    [({}, 2), pytest.param({"NUMBA_CPU_NAME": "generic"}, 1, marks=pytest.mark.slow)],
-    ids=["this CPU", "any CPU"],
+    ("cpu", "at_once"), [({}, 2), ({"NUMBA_CPU_NAME": "generic"}, 1)], ids=["this CPU", "any CPU"]
 )
 def test_the_same_to_the_bit_compiled_and_loaded_from_the_cache(tmp_path, cpu, at_once):
     """Processes that begin with an empty cache, as workers do at the same time, and one that finds it filled.

@@ -47,7 +47,7 @@ def difference(a: np.ndarray, b: np.ndarray, image: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.ptp(image))
 
 
-@pytest.mark.parametrize("profile", [FAST, NP], ids=lambda p: p.name)
+@pytest.mark.parametrize("profile", [FAST, pytest.param(NP, marks=pytest.mark.slow)], ids=["fast", "np"])
 def test_a_batch_of_several_sizes_equals_numba_within_a_thousandth_of_the_range(profile):
     for image, clean in zip(images(), denoise_batch(images(), profile), strict=True):
         assert clean.shape == image.shape
@@ -94,7 +94,9 @@ def test_sizes_share_buckets_so_that_compilations_are_bounded():
     assert denoise_padded_batch._cache_size() <= before + 1
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (8, 8), (9, 17)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((3, 7), (8, 8))), (9, 17)]
+)
 def test_the_smallest_images_pass_through_the_public_function(shape):
     image = 100 + 10 * np.random.default_rng(0).normal(size=shape)
     result = bm3d(image, 10.0, backend="jax")
