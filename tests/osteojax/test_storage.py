@@ -479,6 +479,7 @@ def test_several_hosts_share_only_a_bucket_of_a_server(server, prepared, tmp_pat
     lose_a_host_and_go_on(f"{server[0]}/run", distributed_config(prepared, tmp_path, 2), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_the_first_of_several_hosts_meets_is_told_by_all(bucket_of_processes, prepared, tmp_path):
     file = small.write_config(tmp_path / "config.py", small.quick_config(prepared))
     lock = bucket_of_processes / "some/run/.osteojax/lock.json"

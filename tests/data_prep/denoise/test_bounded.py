@@ -14,6 +14,7 @@ def noisy(height=48, width=56, seed=0):
     return np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_one_region_is_profile_np_to_the_bit():
     z = noisy()
     whole = numba_backend.denoise(z, NP)

@@ -153,6 +153,7 @@ def test_pixels_that_are_no_numbers_are_refused(phantom):
         SHIPPED(image, 15.0)
 
 
+@pytest.mark.slow
 def test_every_worker_gives_the_same_bits(phantom):
     image = noisy(phantom)
     spawn = multiprocessing.get_context("spawn")

@@ -127,6 +127,7 @@ def test_the_spec_travels_with_the_weights_sha256():
     assert given.to_dict()["region"] == {"how": "mask", "weights": shipped_sha256()}
 
 
+@pytest.mark.slow
 def test_weights_of_others_are_kept_where_the_spec_finds_them(tmp_path, monkeypatch, pixels):
     monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "cache"))
     write_weights(tmp_path / "mine.safetensors", make_unet(3), {})
@@ -189,6 +190,7 @@ def manifest(folder):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_a_preparation_records_each_answer_and_is_the_same_with_workers(tmp_path):
     for name, workers in (("one", 0), ("two", 2)):
         prepare("phantom", tmp_path / name, config(workers=workers))

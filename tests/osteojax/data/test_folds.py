@@ -79,6 +79,7 @@ def test_a_run_of_a_fold_is_evaluated_on_that_fold(dealt, tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 def test_another_dataset_of_folds_is_evaluated_fold_by_fold(dealt, prepared, quick, tmp_path, capsys):
     quick.epochs = 1.0
     file = small.write_config(tmp_path / "config.py", quick)
@@ -174,6 +175,7 @@ def test_another_fold_may_validate_but_not_the_one_that_is_tested(dealt):
             dataset.for_fold(1, validates=validates)
 
 
+@pytest.mark.slow
 def test_runs_of_a_deal_are_evaluated_on_it_and_cached_prefixes_are_those_of_its_images(
     repeated, tmp_path, capsys
 ):

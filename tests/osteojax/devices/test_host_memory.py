@@ -23,6 +23,7 @@ print(min(faults() for _ in range(20)))
 
 
 @pytest.mark.skipif(libc_ver()[0] != "glibc", reason="the C library is not glibc")
+@pytest.mark.slow
 def test_kept_memory_is_not_faulted_in_again():
     """64 MiB are 16384 pages of 4 KiB (or 32 of 2 MiB, where the kernel gives huge pages to everyone)."""
 

@@ -157,6 +157,7 @@ def test_the_table_is_printed(workdir, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_evaluated_where_one_is_kept(prepared, tmp_path):
     config = small.quick_config(prepared)
     config.epochs = 1.0

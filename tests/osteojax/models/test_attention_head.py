@@ -85,6 +85,7 @@ def test_what_does_not_go_together_is_refused(name, changes, message):
         build_shapes(ModelSection(name, **{"attention": SECTION, **changes}), name, 3)
 
 
+@pytest.mark.slow
 def test_a_run_learns_with_it_and_leaves_what_is_frozen(quick, tmp_path):
     quick.preset = "head"
     quick.model.attention.update(blocks=1, width=8, heads=2)

@@ -78,7 +78,9 @@ def test_the_head_of_the_config_is_the_networks():
     assert params["head/fc/kernel"].shape == (8, 1) and params["head/fc/gaps"].shape == (1,)
 
 
-@pytest.mark.parametrize("head, loss", [("coral", "coral"), ("corn", "cross_entropy")])
+@pytest.mark.parametrize(
+    "head, loss", [("coral", "coral"), pytest.param("corn", "cross_entropy", marks=pytest.mark.slow)]
+)
 def test_an_ordinal_run_is_validated_restored_and_answers_as_any_other(quick, tmp_path, head, loss):
     quick.model.head, quick.loss.name, quick.preset, quick.epochs = head, loss, "head", 1.0
     train(quick, tmp_path)

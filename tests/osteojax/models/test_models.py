@@ -48,6 +48,7 @@ def randomise_statistics(model, seed=0):
             module.var[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
 
 
+@pytest.mark.slow
 def test_the_parts_compose_to_the_whole(images):
     model = models.create("resnet18", conv_impl="native", rngs=nnx.Rngs(0))
     model.eval()

@@ -27,11 +27,13 @@ TOLERANCE = 1e-4
 SHIPPED = [name for name in models.classifiers() if name != "tiny"]
 SLOW = (
     "resnet34",
+    "resnet50_v1",
     "resnet101",
     "resnet152",
     "resnet101_v1",
     "resnet152_v1",
     "vgg16_bn",
+    "efficientnet_lite0_timm",
     "mobilenet_v3_large_timm",
 )
 

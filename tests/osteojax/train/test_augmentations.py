@@ -294,6 +294,7 @@ def test_a_map_beside_the_picture_moves_with_it():
     assert np.array_equal(both[..., :1], of(SMOOTH, rows=8, **keys))
 
 
+@pytest.mark.slow
 def test_what_changes_brightness_or_covers_the_picture_leaves_its_map():
     keys = {"brightness": 0.2, "contrast": 0.4, "gain": 0.3, "gamma": 0.4, "poisson": 0.1, "blur": 2.0}
     keys |= {"clahe": 0.5, "erase": 1.0, "collimate": 0.3, "marker": 1.0}

@@ -134,7 +134,7 @@ def equal(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path, monkeypatch, batch_norm):
     model = {"depth": 3, "width": 4, "batch_norm": batch_norm}
     whole = trained(tmp_path / "whole", model=model)
@@ -150,6 +150,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(tmp_path, monkeypat
     assert equal(trained(tmp_path / "killed", model=model), whole)
 
 
+@pytest.mark.slow
 def test_four_devices_learn_what_one_learns(tmp_path):
     one, four = trained(tmp_path / "1"), trained(tmp_path / "4", mesh={"data": 4})
     for name in one:

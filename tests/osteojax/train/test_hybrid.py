@@ -94,6 +94,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(hybrid, tmp_path, monke
     assert metrics_of(tmp_path / "run") == metrics_of(reference)
 
 
+@pytest.mark.slow
 def test_from_the_cached_prefix_and_on_two_devices_it_learns_the_same(hybrid, tmp_path, monkeypatch):
     monkeypatch.setenv("OSTEOJAX_CACHE", str(tmp_path / "cache"))
     config = configs.from_json(configs.to_json(hybrid[0]))

@@ -194,7 +194,8 @@ def damage_record(folder):
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_bit, pytest.param(damage_truncate, marks=pytest.mark.slow), damage_record]
+    "damage",
+    [damage_bit, *(pytest.param(one, marks=pytest.mark.slow) for one in (damage_truncate, damage_record))],
 )
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(
     reference, tmp_path, caplog, damage
@@ -221,6 +222,7 @@ def test_changing_the_config_of_a_started_run_names_the_keys(reference):
         train(changed, workdir)
 
 
+@pytest.mark.slow
 def test_forcing_goes_on_with_the_new_config(reference, tmp_path):
     config, whole = reference
     workdir = tmp_path / "run"
@@ -351,6 +353,7 @@ def test_the_run_writes_down_what_it_did(reference):
     assert next((workdir / "tensorboard").glob("events.*")).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_profile_writes_a_trace(quick, tmp_path):
     quick.epochs = 6.0
     quick.eval.split = "none"

@@ -62,7 +62,7 @@ def test_padding_rows_and_the_step_change_what_they_may():
     assert (mixed(MixSection(mixup=0.4), seed=1)[2] != many[2]).any()
 
 
-@pytest.mark.parametrize("alpha", [0.3, 2.0])
+@pytest.mark.parametrize("alpha", [pytest.param(0.3, marks=pytest.mark.slow), 2.0])
 def test_shares_are_of_the_beta_distribution(alpha):
     ones = jnp.ones(600)
     share = mixed(MixSection(mixup=alpha), 600, images=jnp.zeros((600, 2, 2, 1)), mask=ones)[2]

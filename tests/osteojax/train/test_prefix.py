@@ -386,7 +386,8 @@ def test_float16_that_overflows_is_told(cached, tmp_path, monkeypatch):
         feed_of(cached)
 
 
-@pytest.mark.parametrize("hold", [pytest.param("disk", marks=pytest.mark.slow), "device"])
+@pytest.mark.parametrize("hold", ["disk", "device"])
+@pytest.mark.slow
 def test_unfreezing_that_reaches_into_the_prefix_leaves_the_cache(cached, tmp_path, hold, caplog):
     caplog.set_level("INFO")
     cached.data.hold = hold
@@ -486,6 +487,7 @@ def test_a_split_that_memory_cannot_hold_is_read_from_disk(quick, monkeypatch, c
     assert "read from disk, step by step" in caplog.text
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_are_the_same_steps(prepared, tmp_path, monkeypatch):
     """Twelve steps, some of them alone: a validation after each fifth, a line of the log after each fourth."""
     calls = []

@@ -80,6 +80,7 @@ def test_the_data_may_lie_elsewhere_on_each_host_but_not_be_others(prepared, fil
     )
 
 
+@pytest.mark.slow
 def test_a_workdir_that_is_not_shared_and_uneven_devices(file, tmp_path, monkeypatch):
     monkeypatch.setenv("OSTEOJAX_TEST_SECONDS_TO_APPEAR", "1")
     port = free_port()
@@ -105,8 +106,9 @@ def test_one_process_agrees_with_itself():
 
 @pytest.mark.parametrize(
     "processes, victim",
-    [(2, 1), pytest.param(3, 0, marks=pytest.mark.slow), pytest.param(4, 2, marks=pytest.mark.slow)],
+    [(2, 1), (3, 0), (4, 2)],
 )
+@pytest.mark.slow
 def test_a_process_that_is_killed_stops_the_others_within_seconds_and_is_named(
     prepared, tmp_path, processes, victim
 ):

@@ -215,7 +215,7 @@ def test_validation_is_of_the_average_and_is_what_evaluation_finds(prepared, tmp
     assert noted["val/accuracy"] == pytest.approx((logits.argmax(-1) == labels).mean())
 
 
-@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("mode", ["max", pytest.param("min", marks=pytest.mark.slow)])
 def test_the_mode_decides_which_checkpoint_is_the_best(quick, tmp_path, mode, caplog):
     quick.best.update(metric="cross_entropy", mode=mode)
     quick.epochs = 4.0

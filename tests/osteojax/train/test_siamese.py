@@ -108,7 +108,11 @@ def test_the_head_is_the_papers_and_padding_counts_nothing():
         ({"optimizer.accumulate": 2}, "accumulate"),
         ({"train.cache_prefix": True}, "cache_prefix"),
         (dict.fromkeys(("augment.flip", "augment.gain"), 0), "switches nothing on"),
-        ({"model.name": "vgg16_bn"}, "vgg16_bn has more than pooling and one layer in its head"),
+        pytest.param(
+            {"model.name": "vgg16_bn"},
+            "vgg16_bn has more than pooling and one layer in its head",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_asks_for_labels_or_one_view_is_refused(prepared, tmp_path, changes, said):

@@ -75,7 +75,14 @@ def forced(name, config):
 
 
 @pytest.mark.parametrize(
-    "change", ["preset", "narrower preset", "optimizer", "average on", "groups", "batch size"]
+    "change",
+    [
+        "preset",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("narrower preset", "optimizer", "average on", "groups", "batch size")
+        ),
+    ],
 )
 def test_a_forced_change_goes_on_from_the_newest_checkpoint(again, change, caplog):
     config, workdir = again
