@@ -5,7 +5,7 @@
 `pooling` is the architecture's own head, `attention` one encoder block and a mean weighted by a learned query.
 
 Cost: 8 minutes of CPU for one seed of frozen features on 418 phantoms over five folds (command in docs/ablations.md).
-Found there: no difference.
+Found there, and on the public knees and spines: no difference.
 """
 
 from osteojax.sweep.plan import Variants

@@ -5,7 +5,7 @@
 All that `osteojax models` lists with published weights. They are fetched; without a network name those that are at hand
 in a sweep file of your own.
 
-Not run as it stands, nor on public data: no network was there. Two of its backbones on phantoms: docs/ablations.md.
+Not run as it stands: no network was there. Two of its backbones on phantoms, knees and spines: docs/ablations.md.
 """
 
 from osteojax import models
