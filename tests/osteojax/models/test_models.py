@@ -1,5 +1,7 @@
 """The models' interface: parts, modes, masks, input channels, dtypes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,6 +224,30 @@ def test_a_grey_image_with_a_map_beside_it_is_image_image_map():
         jnp.stack([x[..., 0], x[..., 0], x[..., 1]], -1), rgb.stem.conv.kernel[...]
     )
     np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [224, 448])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("resnet18", "vit_small_patch16") else pytest.mark.slow)
+        for name in models.classifiers()
+        if name != "tiny"
+    ],
+)
+def test_every_classifier_takes_both_sizes_and_stems_of_one_and_three_channels(name, size, channels):
+    """The shape of the logits and of what the last stage sees: a 32nd of the image, or all tokens."""
+
+    def seen(x):
+        model = models.create(name, in_channels=channels, rngs=nnx.Rngs(0))
+        model.eval()
+        return model.features(x, "stage4"), model(x)
+
+    last, logits = jax.eval_shape(seen, jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32))
+    assert logits.shape == (2, 3) and logits.dtype == jnp.float32
+    places = math.prod(last.shape[1:-1])
+    assert places == (1 + (size // 16) ** 2 if name.startswith("vit") else (size // 32) ** 2), last.shape
 
 
 @pytest.mark.parametrize(("shape", "channels"), [((2, 31, 64, 1), 1), ((2, 64, 64), 1), ((2, 64, 64, 3), 1)])
