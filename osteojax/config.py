@@ -205,6 +205,8 @@ def _example(before: Any, key: str) -> str:
 class Bound:
     """What a number may be, for `typing.Annotated`: from `low` to `high`, the ends included unless `open`.
 
+    Of a tuple of any length, how many items it may have.
+
     Attributes:
         low, high: ends; None for none.
         open_low, open_high: whether that end itself is left out.
@@ -286,7 +288,8 @@ def _converted(value: Any, hint: Any, key: str) -> Any:
     if origin is typing.Annotated:
         converted = _converted(value, arguments[0], key)
         for bound in arguments[1:]:
-            if isinstance(bound, Bound) and converted is not None and not bound.holds(converted):
+            number = len(converted) if isinstance(converted, tuple) else converted
+            if isinstance(bound, Bound) and number is not None and not bound.holds(number):
                 raise _Misfit
         return converted
     if origin in (typing.Union, types.UnionType):
@@ -341,6 +344,8 @@ def _described(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is typing.Annotated:
         bounds = [str(bound) for bound in arguments[1:] if isinstance(bound, Bound)]
+        if get_origin(arguments[0]) is tuple:
+            return f"a tuple of {' '.join(bounds)}, each item {_described(get_args(arguments[0])[0])}"
         return " ".join([_described(arguments[0]), *bounds])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_described(option) for option in arguments)

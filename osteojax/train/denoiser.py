@@ -47,7 +47,7 @@ class DataSection:
 
     source: str = "phantom"
     images: Annotated[int, AtLeastOne] = 60
-    image_sizes: tuple[Annotated[int, Bound(low=32, high=4096)], ...] = (448,)
+    image_sizes: Annotated[tuple[Annotated[int, Bound(low=32, high=4096)], ...], AtLeastOne] = (448,)
     seed: Annotated[int, NotNegative] = 20101
     batch_size: Annotated[int, AtLeastOne] = 4
     patch: Annotated[int, Bound(low=8, high=512)] = 56
@@ -93,7 +93,7 @@ def read_denoiser_settings(config: ml_collections.ConfigDict) -> DenoiserSetting
     low, high = settings.sigma
     if low > high:
         raise UserError(f"sigma is from low to high, and ({low:g}, {high:g}) is not; turn it round")
-    patch, smallest = settings.data.patch, min(settings.data.image_sizes, default=0)
+    patch, smallest = settings.data.patch, min(settings.data.image_sizes)
     if patch > smallest and settings.data.source == "phantom":
         raise UserError(
             f"data.patch={patch} does not fit into the smallest of data.image_sizes={settings.data.image_sizes}; "

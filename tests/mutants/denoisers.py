@@ -109,6 +109,13 @@ DENOISERS = (
         _TRAINING,
     ),
     Mutant(
+        "train-denoiser: no size of image is a size",
+        "osteojax/train/denoiser.py",
+        "image_sizes: Annotated[tuple[Annotated[int, Bound(low=32, high=4096)], ...], AtLeastOne]",
+        "image_sizes: Annotated[tuple[Annotated[int, Bound(low=32, high=4096)], ...], NotNegative]",
+        _TRAINING,
+    ),
+    Mutant(
         "DnCNN: the record has no hash of the weights",
         "data_prep/denoise/dncnn.py",
         'object.__setattr__(self, "sha256", sha256_of(self.path))',

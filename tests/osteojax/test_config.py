@@ -161,6 +161,7 @@ class Outer:
     maybe: Annotated[float, NotNegative] | None = None
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     inners: tuple[Inner, ...] = ()
+    some: Annotated[tuple[Annotated[int, Positive], ...], Bound(low=1, high=2)] = (1,)
     beta: Annotated[float, Bound(low=0, high=1, open_high=True)] = 0.9
 
 
@@ -201,9 +202,12 @@ def test_sections_are_read_with_their_types():
         ({"maybe": -1}, "a number at least 0 or None"),
         ({"texts": {"a": 1}}, r"texts\.a is 1; it must be text"),
         ({"inners": ({"rate": -1},)}, r"inners\[0\]\.rate is -1"),
+        ({"some": ()}, r"some is \(\); it must be a tuple of at least 1 and at most 2, each item a whole number above"),
+        ({"some": (1, 2, 3)}, "a tuple of at least 1 and at most 2"),
+        ({"some": (1, 0)}, r"some\[1\] is 0; it must be a whole number above 0"),
         ({"unknown": 1}, "no config key unknown"),
     ],
-)
+)  # fmt: skip
 def test_what_a_section_does_not_allow_is_one_sentence(change, message):
     with pytest.raises(UserError, match=message):
         config.read(Outer, {"inner": {"rate": 1.0}, **change})

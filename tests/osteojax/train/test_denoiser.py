@@ -189,7 +189,11 @@ def test_it_learns_to_denoise_with_clean_images_and_nearly_as_well_without(tmp_p
     ("changes", "given", "message"),
     [
         ({"sigma": (9.0, 3.0)}, None, r"from low to high, and \(9, 3\) is not"),
-        ({"sigma": (0.0, 0.0)}, None, "sigma"),
+        ({"sigma": (0.0, 0.0)}, None, "sigma is .* a number at least 0, a number above 0"),
+        ({"sigma": ()}, None, "sigma is .*; it must be a tuple of 2"),
+        ({"data": {"image_sizes": ()}}, None, r"data\.image_sizes is .*; it must be a tuple of at least 1, each item"),
+        ({"data": {"image_sizes": (64, 0)}}, None, r"data\.image_sizes\[1\] is 0; it must be a whole number at least"),
+        ({"data": {"image_sizes": (-64,)}}, None, r"data\.image_sizes\[0\] is -64"),
         ({"loss": "hope"}, None, "loss is 'hope'; it must be one of 'supervised', 'sure'"),
         ({"model": {"depth": 1}}, None, "model.depth is 1"),
         ({"depth": 7}, None, "no config key depth"),
