@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
+KAIR = HERE.parents[2] / "shared" / "weights" / "kair_dncnn_25.pth"
 sys.path.insert(0, str(HERE))
 
 import seeded  # noqa: E402
@@ -323,6 +324,36 @@ def gradients(network: nn.Module, weights: dict[str, torch.Tensor], x: torch.Ten
     return {"loss": loss.detach().float().numpy(), **norms}
 
 
+class DnCNN(nn.Module):
+    """KAIR's, batch norm merged."""
+
+    def __init__(self, depth: int = 17, width: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(1, width, 3, padding=1), nn.ReLU()]
+        for _ in range(depth - 2):
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]
+        self.model = nn.Sequential(*layers, nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - self.model(x)
+
+
+def make_dncnn() -> dict[str, np.ndarray]:
+    """What generated weights make of a noisy image, and KAIR's own, whose answer stays where they are absent."""
+    states = {
+        "generated": {k: torch.from_numpy(v) for k, v in seeded.state_dict(seeded.dncnn_shapes()).items()}
+    }
+    if KAIR.is_file():
+        states["kair_25"] = torch.load(KAIR, weights_only=True)
+    network, image = DnCNN(), torch.from_numpy(seeded.noisy())[None, None]
+    goldens = dict(np.load(HERE / "dncnn.npz")) if (HERE / "dncnn.npz").is_file() else {}
+    for name, state in states.items():
+        network.load_state_dict(state)
+        with torch.no_grad():
+            goldens[name] = network(image)[0, 0].numpy()
+    return goldens
+
+
 def make_files() -> None:
     """Small files as `torch.save` writes them: both containers, several dtypes, views, a parameter, a wrapper."""
     base = torch.from_numpy(seeded.tensor("files.weight", (4, 6)))
@@ -349,8 +380,8 @@ def make_files() -> None:
 
 def main() -> None:
     make_files()
-    for name in sys.argv[1:] or NETWORKS:
-        seeded.write(HERE / f"{name}.npz", make(name))
+    for name in sys.argv[1:] or [*NETWORKS, "dncnn"]:
+        seeded.write(HERE / f"{name}.npz", make_dncnn() if name == "dncnn" else make(name))
 
 
 if __name__ == "__main__":

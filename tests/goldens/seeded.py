@@ -25,6 +25,23 @@ def images(height: int = SIZE, width: int = SIZE) -> np.ndarray:
     return _rng("images").random((BATCH, height, width, 3), np.float32)
 
 
+def noisy(height: int = 40, width: int = 36) -> np.ndarray:
+    """(height, width) float32: grey levels in [0, 1] with white noise of sigma 25 / 255."""
+    rows, columns = np.mgrid[:height, :width]
+    clean = 0.5 + 0.2 * np.sin(rows / 5) + 0.2 * np.cos(columns / 7)
+    return (clean + _rng("noisy").normal(0, 25 / 255, clean.shape)).astype(np.float32)
+
+
+def dncnn_shapes(depth: int = 17, width: int = 64) -> dict[str, tuple[int, ...]]:
+    """Of a DnCNN as KAIR publishes it, batch norm merged: the even places of `model` are convolutions."""
+    channels = [1, *[width] * (depth - 1), 1]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index in range(depth):
+        shapes[f"model.{2 * index}.weight"] = (channels[index + 1], channels[index], 3, 3)
+        shapes[f"model.{2 * index}.bias"] = (channels[index + 1],)
+    return shapes
+
+
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 tensor by its PyTorch name: He-scaled kernels, batch-norm statistics far from neutral."""
     rng = _rng(f"{name}{shape}")

@@ -1,6 +1,7 @@
 """Weights of a DnCNN: written and read again, untrusted, and KAIR's."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,10 @@ from osteojax.errors import UserError
 from osteojax.files import sha256_of
 from osteojax.models.dncnn import DnCNN
 from osteojax.weights.dncnn import DnCNNFacts, read_dncnn, read_kair_dncnn, write_dncnn
-from osteojax.weights.formats.pth import read_pth
-from tests.osteojax.models.test_dncnn import images, plain, with_random_biases
+from tests.goldens import seeded
+from tests.osteojax.models.test_dncnn import images, with_random_biases
 
+GOLDENS = Path(__file__).resolve().parents[2] / "goldens" / "dncnn.npz"
 FACTS = DnCNNFacts((0.0, 55.0), {"steps": 3})
 
 
@@ -100,16 +102,24 @@ def test_weights_without_a_description_are_refused(file):
         read(file)
 
 
-def test_kairs_network_is_the_plain_one_of_its_tensors(shared):
-    path = shared / "weights" / "kair_dncnn_25.pth"
-    model, tensors = read_kair_dncnn(path), read_pth(path)
+def assert_equal_to_pytorch(path, golden):
+    """Float32 sums in another order are all that may differ."""
+    model = read_kair_dncnn(path)
     assert (model.depth, model.width) == (17, 64)
-    layers = [
-        (tensors[f"model.{2 * i}.weight"].read().transpose(2, 3, 1, 0), tensors[f"model.{2 * i}.bias"].read())
-        for i in range(17)
-    ]
-    x = images(1, 9, 8)
-    np.testing.assert_allclose(model(x)[0, ..., 0], plain(layers, np.asarray(x[0, ..., 0])), atol=2e-5)
+    expected = np.load(GOLDENS)[golden]
+    found = np.asarray(model(seeded.noisy()[None, ..., None]))[0, ..., 0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    return model
+
+
+def test_generated_weights_of_kairs_layout_are_pytorchs_network(tmp_path):
+    path = tmp_path / "generated.safetensors"
+    path.write_bytes(save(seeded.state_dict(seeded.dncnn_shapes())))
+    assert_equal_to_pytorch(path, "generated")
+
+
+def test_kairs_own_weights_are_pytorchs_network_and_denoise(shared):
+    model = assert_equal_to_pytorch(shared / "weights" / "kair_dncnn_25.pth", "kair_25")
     rng = np.random.default_rng(0)
     clean = 0.5 + 3 * gaussian_filter(rng.normal(size=(48, 48)), 4)
     noisy = jnp.asarray(clean + rng.normal(0, 25 / 255, clean.shape), jnp.float32)
