@@ -24,6 +24,7 @@ def describe(run: Run, folder: Path, temperature: float | None) -> dict[str, Any
         "image_shape": image_shape,
         "preprocessing": run.record["preprocessing"],
         "temperature": temperature,
+        "left_out": ["t_score"] if run.network.gives_t_score else [],
         "architecture": run.record["origin"]["architecture"],
         "checkpoint_step": run.step,
         "config_hash": run.record["config_hash"],

@@ -70,7 +70,7 @@ class Cut:
         if self.patch is None:
             return h
         rows, columns = (-(-side // self.patch) for side in image.shape[1:3])
-        return h[:, 1:].reshape(len(h), rows, columns, h.shape[-1])
+        return h[:, 1:].reshape(h.shape[0], rows, columns, h.shape[-1])
 
     def logits(self, params: Flat, stats: Flat, image: jax.Array) -> jax.Array:
         """(B, classes) float32 of images (B, H, W, C): both halves, one after the other."""

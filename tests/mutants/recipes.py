@@ -39,6 +39,13 @@ RECIPES: tuple[Mutant, ...] = (
         ("tests/osteojax/train/test_losses.py::test_effective_weights_are_cuis",),
     ),
     Mutant(
+        "CORN does not export: the number of rows is counted",
+        "osteojax/models/layers/last.py",
+        "none = jnp.zeros_like(raw[:, :1])",
+        "none = jnp.zeros((len(raw), 1), raw.dtype)",
+        ("tests/osteojax/models/test_last.py::test_the_number_of_rows_may_be_left_open",),
+    ),
+    Mutant(
         "CORAL's thresholds out of order",
         "osteojax/models/layers/last.py",
         "gaps = jax.nn.softplus(self.gaps[...])",

@@ -58,7 +58,7 @@ class Corn(Linear):
         """(B, in) -> log-probabilities (B, K) float32."""
         raw = super().__call__(x)
         passed = jnp.cumsum(jax.nn.log_sigmoid(raw), axis=-1)  # log P(y > k), eq. 3
-        none = jnp.zeros((len(raw), 1), raw.dtype)
+        none = jnp.zeros_like(raw[:, :1])
         stopped = jnp.concatenate([jax.nn.log_sigmoid(-raw), none], axis=-1)
         return jnp.concatenate([none, passed], axis=-1) + stopped
 

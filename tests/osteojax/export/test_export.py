@@ -1,5 +1,6 @@
 """Exported files answer as the run does, appear whole or not at all, and need no osteojax."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -19,6 +20,7 @@ from osteojax import storage
 from osteojax.cli.main import run
 from osteojax.errors import UserError
 from osteojax.export import export as exporting
+from osteojax.export.describe import describe
 from osteojax.export.export import export_run
 from osteojax.export.formats.onnx_file import write_onnx
 from osteojax.export.formats.registry import FORMATS
@@ -90,6 +92,18 @@ def test_the_description_says_where_the_model_comes_from(workdir, folder):
     assert {"model.stablehlo", "model.safetensors", "config.json", "orbax/README.md"} < files
     exported = open_exported(folder)
     assert exported.class_names == small.CLASSES and exported.preprocessing == said["preprocessing"]
+
+
+def test_a_t_score_gives_no_logit_and_is_said_to_be_left_out(workdir, tmp_path):
+    run_ = open_run(workdir)
+    assert describe(run_, tmp_path, None)["left_out"] == []
+    network = Network(build(ModelSection("tiny", head="t_score"), "tiny", 3, seed=0))
+    params, stats = network.init()
+    run_.config.model.head = "t_score"
+    scoring = dataclasses.replace(run_, network=network, params=params, batch_stats=stats)
+    image = np.zeros((2, 32, 32, 1), np.float32)
+    assert jax.eval_shape(closed_forward(scoring), image).shape == (2, 3)
+    assert describe(scoring, tmp_path, None)["left_out"] == ["t_score"]
 
 
 def test_the_lines_of_the_description_load_the_program_without_osteojax(folder):
