@@ -241,6 +241,7 @@ def test_predictions_exports_and_their_reports_say_so(made, tmp_path, capsys):
     assert b"dealt one by one" in (tmp_path / "exported" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_probe_and_the_page_of_augmentation_say_so(made, tmp_path):
     changes = {"preset": "head", "train": {"cache_prefix": True, "cache_dir": str(tmp_path / "cache")}}
     work = trained(tmp_path, made / "data", tmp_path / "probe", "probe", **changes)

@@ -75,6 +75,7 @@ def test_neither_the_batch_nor_the_bucket_nor_what_lies_in_the_padding_matters()
     assert not np.asarray(alone)[:, image.shape[1] :].any()
 
 
+@pytest.mark.slow
 def test_bands_and_chunks_only_bound_the_memory(monkeypatch):
     image = images()[0]
     expected = denoise_batch(images(), FAST)[0]

@@ -63,6 +63,7 @@ def test_a_batch_of_padding_alone_changes_nothing():
     assert jnp.isfinite(y).all()
 
 
+@pytest.mark.slow
 def test_a_widening_layer_in_bfloat16_is_the_float32_one_to_bfloat16_tolerance():
     x, target = jax.nn.relu(draw(16, 6, 6, 32)), draw(16, 6, 6, 128, seed=1)
 

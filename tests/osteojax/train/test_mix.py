@@ -69,6 +69,7 @@ def test_shares_are_of_the_beta_distribution(alpha):
     assert kstest(share, beta(alpha, alpha).cdf).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_with_both_each_row_draws_which():
     images = jnp.broadcast_to(jnp.arange(100.0)[:, None, None, None], (100, 8, 8, 1))
     image, *_ = mixed(MixSection(mixup=5.0, cutmix=5.0), 100, images=images, mask=jnp.ones(100))

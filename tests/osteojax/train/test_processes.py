@@ -51,6 +51,7 @@ def test_different_configs_are_named_by_their_keys(file, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_dataset_that_one_host_lacks_stops_both(file, tmp_path):
     port = free_port()
     found = outcome(

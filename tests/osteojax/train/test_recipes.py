@@ -107,6 +107,7 @@ def test_rows_that_do_not_divide_are_refused(step_of):
         step_of(optimizer={"accumulate": 4})
 
 
+@pytest.mark.slow
 def test_the_loss_of_mixed_rows_is_the_mixture_of_their_losses(step_of):
     before, _, metrics, recipe = step_of(mix={"mixup": 1.0})
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[0]

@@ -133,6 +133,7 @@ def arrays_of(workdir):
     return trees
 
 
+@pytest.mark.slow
 def test_an_average_that_is_switched_off_is_gone(again):
     config, workdir = again
     config.epochs = 3.0
@@ -144,6 +145,7 @@ def test_an_average_that_is_switched_off_is_gone(again):
     assert "ema" not in newest(workdir)[1]["arrays"]
 
 
+@pytest.mark.slow
 def test_a_forced_ranking_is_the_one_in_force(again):
     config, workdir = again
     assert newest(workdir)[1]["best"]["metric"] == "cross_entropy"
