@@ -6,7 +6,7 @@ Each variant prepares the radiographs anew and trains on the result; splits are 
 the region. Films whose joint is not found go on as they are, in every variant; the manifest counts them.
 
 Cost: 24 minutes of CPU with frozen features over five folds of the public knees (command in docs/region.md).
-Found there: no difference.
+Found there, and on phantoms: no difference.
 """
 
 from osteojax.sweep.plan import Variants
