@@ -10,6 +10,7 @@ import numpy as np
 from data_prep.preprocess import PreprocessSpec
 from data_prep.shards import Example, write_shards
 from osteojax import config as configs
+from osteojax import models
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.registry import ARCHITECTURES, architecture
 from osteojax.models.resnet import BasicBlock
@@ -33,6 +34,8 @@ def register():
         architecture("tiny")(tiny)
 
 
+SHIPPED = [name for name in models.classifiers() if name != "tiny"]
+"""The classifiers that users have: `tiny` is registered by tests."""
 CLASSES = ("healthy", "osteopenia", "osteoporosis")
 SIZE = 32
 

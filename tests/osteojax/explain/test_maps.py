@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import nnx
 from networks import HEIGHT, WIDTH, Explained, model
 
@@ -212,14 +213,7 @@ SIGNED = ("convnext_tiny", "efficientnet_b0", "mobilenet_v3_large", "swin_t", "v
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arch",
-    [
-        name if name == "resnet18" else pytest.param(name, marks=pytest.mark.slow)
-        for name in models.classifiers()
-        if name != "tiny"
-    ],
-)
+@pytest.mark.parametrize("arch", small.SHIPPED)
 def test_every_architecture_has_maps(arch):
     """The class activation maps of all; the methods that only need logits know nothing of architectures."""
     network = Network(models.create(arch, conv_impl="native", rngs=nnx.Rngs(0)))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import nnx
 
 from osteojax import models
@@ -23,8 +24,6 @@ from tests.goldens import seeded
 
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
 TOLERANCE = 1e-4
-# Every registered classifier has a golden; `tiny` is registered by other tests.
-SHIPPED = [name for name in models.classifiers() if name != "tiny"]
 SLOW = (
     "resnet34",
     "resnet50_v1",
@@ -117,7 +116,7 @@ def eval_errors(arch):
 
 
 @pytest.mark.parametrize(
-    "arch", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in SHIPPED]
+    "arch", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in small.SHIPPED]
 )
 def test_every_block_equals_pytorch(arch):
     errors = eval_errors(arch)
@@ -157,7 +156,7 @@ def test_positions_are_interpolated_as_timm_interpolates_them():
     assert relative_error(seeded.summary(tokens), golden("vit_small_patch16")["large:stem"]) < 1e-5
 
 
-@pytest.mark.parametrize("arch", SHIPPED)
+@pytest.mark.parametrize("arch", small.SHIPPED)
 def test_our_layout_asks_for_exactly_the_tensors_of_the_pytorch_network(arch):
     asked = {
         f"{key} {shape}"
@@ -167,7 +166,7 @@ def test_our_layout_asks_for_exactly_the_tensors_of_the_pytorch_network(arch):
     assert sorted(asked) == list(golden(arch)["keys"])
 
 
-@pytest.mark.parametrize("arch", [arch for arch in SHIPPED if "norms" in golden(arch)])
+@pytest.mark.parametrize("arch", [arch for arch in small.SHIPPED if "norms" in golden(arch)])
 def test_norms_have_the_publishers_constants(arch):
     """Epsilon and momentum of every norm, by the name of the tensor that scales."""
     model = nnx.eval_shape(lambda: models.create(arch, rngs=nnx.Rngs(0)))

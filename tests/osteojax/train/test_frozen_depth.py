@@ -7,6 +7,7 @@ What is frozen is handed from the step's input to its output, the same variable 
 import jax
 import jax.numpy as jnp
 import pytest
+import small
 
 from osteojax import config as configs
 from osteojax import models
@@ -15,7 +16,6 @@ from osteojax.models.network import Network
 from osteojax.train.experiment import read_experiment
 from osteojax.train.step import Recipe, make_train_step
 
-SHIPPED = [name for name in models.classifiers() if name != "tiny"]
 PRESETS = {
     "head": ("head",),
     "stage4": ("stage4", "head"),
@@ -30,7 +30,7 @@ QUICK = {("mobilenet_v3_large", "stage4"), ("vit_small_patch16", "head")}
     "name, preset",
     [
         pytest.param(name, preset, marks=() if (name, preset) in QUICK else pytest.mark.slow)
-        for name in SHIPPED
+        for name in small.SHIPPED
         for preset in PRESETS
     ],
 )

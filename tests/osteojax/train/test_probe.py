@@ -28,7 +28,6 @@ from osteojax.train.prefix import PrefixCache
 from osteojax.train.probe import STRENGTHS, check_head
 from osteojax.train.step import Recipe
 
-SHIPPED = [name for name in models.classifiers() if name != "tiny"]
 # One of each kind of head.
 QUICK = ("resnet18", "vgg16_bn", "convnext_tiny", "mobilenet_v3_large", "vit_small_patch16")
 SLOW = pytest.mark.slow
@@ -114,7 +113,7 @@ def test_validation_alone_chooses_and_the_checkpoint_answers_as_the_probe(tmp_pa
     np.testing.assert_allclose(cross_entropy, path[expected - 1]["val/cross_entropy"], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=SLOW) for n in SHIPPED])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=SLOW) for n in small.SHIPPED])
 def test_every_classifier_tells_what_its_last_layer_takes(name):
     """Shapes alone: one number for each row of the last kernel, and the head passes for a probe's."""
     experiment = read_experiment(configs.load("configs/train/probe_resnet50.py"))
@@ -167,7 +166,7 @@ def test_other_layers_of_a_head_stay_as_they_are(tmp_path, config, kind):
 
 
 @SLOW
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", small.SHIPPED)
 def test_every_classifier_is_probed(tmp_path, config, name):
     assert_probe_fits_the_last_layer_alone(tmp_path, config, name)
 

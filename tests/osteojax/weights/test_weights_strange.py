@@ -13,6 +13,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import small
 from flax import nnx
 from safetensors.numpy import save
 
@@ -77,7 +78,7 @@ def test_a_backbone_without_a_head_is_read_and_the_head_stays_new(tmp_path, resn
     assert again.arrays.keys() == file.arrays.keys() and again.provenance == file.provenance
 
 
-@pytest.mark.parametrize("name", [name for name in models.classifiers() if name != "tiny"])
+@pytest.mark.parametrize("name", small.SHIPPED)
 def test_every_architecture_has_a_first_convolution_to_find_a_prefix_by(name):
     for layout in models.ARCHITECTURES.get(name).layouts:
         origins = layouts.origins_of(layout, name)
