@@ -78,9 +78,13 @@ def test_branches_are_left_out_for_an_image_at_a_time(name):
     assert (np.abs(np.asarray(call(block, h) - h)).reshape(64, -1).max(1) > 0).all()
 
 
-@pytest.mark.slow  # test_frozen_depth.py trains each of them
 @pytest.mark.parametrize(
-    "name, preset", [("small_vit", "stage4+"), ("small_swin", "all"), ("small_convnext", "head")]
+    "name, preset",
+    [
+        ("small_vit", "stage4+"),
+        pytest.param("small_swin", "all", marks=pytest.mark.slow),
+        pytest.param("small_convnext", "head", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_without_batch_norm_learns_stops_and_is_opened(quick, tmp_path, name, preset):
     quick.model.name = name
