@@ -386,8 +386,8 @@ def test_float16_that_overflows_is_told(cached, tmp_path, monkeypatch):
         feed_of(cached)
 
 
-@pytest.mark.parametrize("hold", ["disk", "device"])
 @pytest.mark.slow
+@pytest.mark.parametrize("hold", ["disk", "device"])
 def test_unfreezing_that_reaches_into_the_prefix_leaves_the_cache(cached, tmp_path, hold, caplog):
     caplog.set_level("INFO")
     cached.data.hold = hold

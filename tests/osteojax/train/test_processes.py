@@ -105,11 +105,8 @@ def test_one_process_agrees_with_itself():
     assert agreement.any_process(True) and not agreement.any_process(False)
 
 
-@pytest.mark.parametrize(
-    "processes, victim",
-    [(2, 1), (3, 0), (4, 2)],
-)
 @pytest.mark.slow
+@pytest.mark.parametrize("processes, victim", [(2, 1), (3, 0), (4, 2)])
 def test_a_process_that_is_killed_stops_the_others_within_seconds_and_is_named(
     prepared, tmp_path, processes, victim
 ):
