@@ -4,6 +4,7 @@
     python benchmarks/denoisers.py                     # the table of docs/denoisers.md; about 5 minutes of CPU
     python benchmarks/denoisers.py --sure A --clean B  # with two files of osteojax train-denoiser beside the rest
     python benchmarks/denoisers.py --images 1 --rows "none,bm3d np,dncnn"
+    python benchmarks/denoisers.py --rows "bm3d np,bm3d of deepinv"  # pip install deepinv==0.5.0 ptwt; left out without
 
 White Gaussian noise (not clipped) of sigma 15, 25 and 50 grey levels, which every denoiser is told; and the phantom's
 own noise, of counted quanta behind a logarithm, the same exposure as `--source=phantom` has: there every denoiser is
@@ -58,7 +59,26 @@ def rows_of(options):
         files["dncnn of KAIR"] = options.scratch / "kair.safetensors"
         write_dncnn(files["dncnn of KAIR"], read_kair_dncnn(KAIR), DnCNNFacts((25.0, 25.0)))
     rows |= {name: ("dncnn", {"weights": str(path)}) for name, path in files.items() if path}
-    return {name: DenoiseSpec.of(*row) for name, row in rows.items()}
+    return {name: DenoiseSpec.of(*row) for name, row in rows.items()} | of_deepinv()
+
+
+def of_deepinv():
+    """Name -> denoiser of deepinv (BSD-3), whose BM3D is none of ours; nothing, and a line, where it is absent."""
+    try:
+        import torch
+        from deepinv.models import BM3D
+
+        model = BM3D(use_legacy=False)  # the other is the package `bm3d` under another name
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that is not of this torch
+        print(f"bm3d of deepinv is left out, it cannot be imported: {error}", file=sys.stderr)
+        return {}
+    torch.set_num_threads(1)
+
+    def denoise(pixels, sigma):
+        with torch.no_grad():
+            return PEAK * model(torch.from_numpy(pixels)[None, None] / PEAK, sigma / PEAK)[0, 0].numpy()
+
+    return {"bm3d of deepinv": denoise}
 
 
 def exposures(count, size):
@@ -76,7 +96,7 @@ def exposures(count, size):
 
 def flops_a_pixel(spec):
     """What XLA counts in one tile's program, a pixel of the result; None for what XLA does not compute."""
-    if spec.name != "dncnn":
+    if not isinstance(spec, DenoiseSpec) or spec.name != "dncnn":
         return None
     path = Path(spec.settings["weights"] or SHIPPED)
     model, _ = read_dncnn(path, sha256_of(path))
