@@ -98,7 +98,8 @@ class Checkpoints:
 
     Args:
         directory: where they lie, a folder per step.
-        metric: name of the validation metric that ranks them; None for reading only.
+        writes: whether it saves too, and does not only read.
+        metric: name of the validation metric that ranks what is saved; None where nothing is validated.
         mode: "max" or "min".
         keep: how many of the newest are kept, beside the best.
         shared: whether all processes of the run see this directory, and each writes its part. Where they do not, the
@@ -110,6 +111,7 @@ class Checkpoints:
         self,
         directory: Path,
         *,
+        writes: bool = False,
         metric: str | None = None,
         mode: str = "max",
         keep: int = 2,
@@ -121,7 +123,7 @@ class Checkpoints:
         self._shared = shared or jax.process_count() == 1
         if self._directory.exists() and not self._directory.is_dir():
             raise UserError(f"{self._directory} is a file, not a folder of checkpoints; move it away")
-        writing = metric is not None and (self._shared or jax.process_index() == 0)
+        writing = writes and (self._shared or jax.process_index() == 0)
         sign = 1 if mode == "max" else -1
 
         def rank(metrics: Mapping[str, float]) -> float:

@@ -112,11 +112,7 @@ def fit(
         checkpoints = stack.enter_context(
             contextlib.closing(
                 Checkpoints(
-                    workdir / "checkpoints",
-                    metric="loss",
-                    mode="min",
-                    shared=shared,
-                    needed=("config", "pending", "step"),
+                    workdir / "checkpoints", writes=True, shared=shared, needed=("config", "pending", "step")
                 )
             )
         )

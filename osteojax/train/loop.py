@@ -98,7 +98,8 @@ def train(
             contextlib.closing(
                 Checkpoints(
                     workdir / "checkpoints",
-                    metric=experiment.best.metric,
+                    writes=True,
+                    metric=experiment.best.metric if validates else None,
                     mode=experiment.best.direction,
                     keep=experiment.checkpoint.keep,
                     shared=shared,

@@ -74,7 +74,7 @@ def probe(config: ml_collections.ConfigDict, workdir: Path) -> None:
     with (
         hold(workdir),
         contextlib.closing(
-            Checkpoints(workdir / "checkpoints", metric=best.metric, mode=best.mode)
+            Checkpoints(workdir / "checkpoints", writes=True, metric=best.metric, mode=best.mode)
         ) as checkpoints,
     ):
         if checkpoints.steps():

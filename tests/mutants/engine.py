@@ -87,6 +87,20 @@ ENGINE: tuple[Mutant, ...] = (
         ("tests/osteojax/train/test_recorded_values.py::test_settings_reach_the_optimizer",),
     ),
     Mutant(
+        "checkpoints: Orbax is promised a validation that never comes",
+        "osteojax/train/fit.py",
+        'workdir / "checkpoints", writes=True, shared',
+        'workdir / "checkpoints", writes=True, metric="loss", shared',
+        ("tests/osteojax/train/test_fit.py::test_it_learns_and_moves_the_statistics",),
+    ),
+    Mutant(
+        "checkpoints: what nobody validates is to be ranked all the same",
+        "osteojax/train/loop.py",
+        "metric=experiment.best.metric if validates else None,",
+        "metric=experiment.best.metric,",
+        ("tests/osteojax/train/test_loop.py::test_training_without_a_validation_split",),
+    ),
+    Mutant(
         "weight decay on vectors",
         "osteojax/train/optimizer.py",
         "add_decayed_weights(decay, mask=kernels)",

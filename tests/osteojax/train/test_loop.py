@@ -362,13 +362,14 @@ def test_profile_writes_a_trace(quick, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_training_without_a_validation_split(quick, tmp_path):
+def test_training_without_a_validation_split(quick, tmp_path, caplog):
     quick.data.dir = str(small.write_dataset(tmp_path / "data", {"train": 10, "test": 4}))
     with pytest.raises(UserError, match=r"eval.split='val'.*train \(10\), test \(4\).*eval.split=none"):
         train(quick, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     quick.eval.split = "none"
     train(quick, tmp_path / "run")
+    assert "tracked_metric" not in caplog.text
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert checkpoints.best_step() == 4
     checkpoints.close()
