@@ -290,10 +290,9 @@ def _darkened(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _beside(bones: np.ndarray, window: tuple[slice, slice], spec: PreprocessSpec) -> np.ndarray:
     """The map of the region, which covers the same field as the image, at the image's place in the square."""
-    map_ = np.zeros((spec.image_size, spec.image_size), np.float32)
     height, width = (side.stop - side.start for side in window)
-    map_[window] = np.clip(_scaled(bones, height, width), 0, 1)
-    return _rounded(map_, spec.value_bits)
+    map_ = np.clip(_scaled(bones, height, width), 0, 1)
+    return _rounded(_pad(map_, window, spec.image_size, 0.0), spec.value_bits)
 
 
 def denoiser_input(pixels: np.ndarray, spec: PreprocessSpec, pixel_aspect: float = 1.0) -> np.ndarray:
@@ -357,9 +356,9 @@ def _scaled(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _pad(pixels: np.ndarray, window: tuple[slice, slice], size: int) -> np.ndarray:
-    """At its place in a square of its darkest value."""
-    canvas = np.full((size, size), pixels.min(), np.float32)
+def _pad(pixels: np.ndarray, window: tuple[slice, slice], size: int, fill: float | None = None) -> np.ndarray:
+    """At its place in a square of the value `fill`, or of its darkest one."""
+    canvas = np.full((size, size), pixels.min() if fill is None else fill, np.float32)
     canvas[window] = pixels
     return canvas
 

@@ -504,8 +504,8 @@ PREPARATION: tuple[Mutant, ...] = (
     Mutant(
         "letterboxes padded with zero",
         "data_prep/preprocess.py",
-        "np.full((size, size), pixels.min(), np.float32)",
-        "np.zeros((size, size), np.float32)",
+        "pixels.min() if fill is None else fill",
+        "0.0",
         ("tests/data_prep/test_preprocess.py::test_a_letterbox_is_padded_with_the_darkest_value",),
     ),
     Mutant(

@@ -156,8 +156,8 @@ REGION = (
     Mutant(
         "region: a map all over the square, padding included",
         "data_prep/preprocess.py",
-        "map_[window] = np.clip(_scaled(bones, height, width), 0, 1)",
-        "map_[:] = np.clip(_scaled(bones, *map_.shape), 0, 1)",
+        "return _rounded(_pad(map_, window, spec.image_size, 0.0), spec.value_bits)",
+        "return _rounded(np.clip(_scaled(bones, *[spec.image_size] * 2), 0, 1), spec.value_bits)",
         (_PREPARED,),
     ),
     Mutant(

@@ -14,13 +14,11 @@ from data_prep.denoise.bm3d.coloured import WHITE, autocovariance
 from data_prep.denoise.bm3d.profiles import BOUNDED, FAST, FASTER, NP, PROFILES, Profile, Stage
 from data_prep.denoise.bm3d.regions import regions_of
 from data_prep.denoise.bm3d.strips import strips_of
-from data_prep.denoise.pixels import LARGEST, check_pixels
+from data_prep.denoise.pixels import LARGEST
+from data_prep.denoise.unit_noise import visible_noise
 from osteojax.errors import UserError
 
 __all__ = ["BOUNDED", "FAST", "FASTER", "NP", "PROFILES", "Profile", "Stage", "bm3d"]
-
-# Below this share of the image's range sigma is lost in float32, whose relative precision is 6e-8.
-_NEGLIGIBLE_SIGMA = 1e-7
 
 
 def bm3d(
@@ -56,7 +54,7 @@ def bm3d(
             noise only.
     """
     image = np.asarray(image)
-    low, high = check_pixels(image, "BM3D")
+    noise = visible_noise(image, sigma, "BM3D")
     if not 0 <= sigma <= LARGEST:  # NaN is neither
         raise UserError(
             f"BM3D needs a sigma from 0 to {LARGEST:g} in the image's units, not {sigma}; scale it and the image"
@@ -93,11 +91,11 @@ def bm3d(
     else:
         raise UserError(f"BM3D: unknown backend {backend!r}; choose 'numba', 'jax' or 'package'")
 
-    if low == high or sigma <= _NEGLIGIBLE_SIGMA * (high - low):
+    if noise is None:
         return image.astype(np.float32)
     # Backends see noise of standard deviation 1 about the middle of the range, so that no parameter depends
     # on the units and float32 loses nothing to an offset. A constant image is exactly 0.
-    middle = low + (high - low) / 2
+    middle, _ = noise
 
     def filtered(image: np.ndarray, regions: np.ndarray | None = None) -> np.ndarray:
         missing = [(0, _missing(n, profile)) for n in image.shape]
