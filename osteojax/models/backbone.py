@@ -41,23 +41,29 @@ class Stage(nnx.Module):
         return h if self.final is None else self.final(h, mask)
 
 
-class PoolHead(nnx.Module):
-    """Global average pooling and one linear layer, both in float32."""
+class Head(nnx.Module):
+    """What pools a part's output, and ends with one linear layer, `fc`, both in float32."""
 
-    def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        self.fc = Linear(in_features, num_classes, rngs=rngs)
+    fc: Any  # an experiment may put another last layer in its place
 
     def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C), or (B, C) where they are pooled already, -> logits (B, num_classes) float32."""
+        """What the last part gives, or (B, C) where that is pooled already, -> logits (B, num_classes) float32."""
         return self.fc(self.pre_logits(h))
 
     def pre_logits(self, h: jax.Array) -> jax.Array:
-        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
+        """The same, or (B, C) of `pool`, -> (B, F): what the last layer takes."""
         return h if h.ndim == 2 else self.pool(h)
 
     def pool(self, h: jax.Array) -> jax.Array:
         """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
         return global_avg_pool(h)
+
+
+class PoolHead(Head):
+    """Global average pooling and one linear layer, nothing else."""
+
+    def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
+        self.fc = Linear(in_features, num_classes, rngs=rngs)
 
 
 class Backbone(nnx.Module):

@@ -8,9 +8,8 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
-from osteojax.models.backbone import Backbone, Stage
+from osteojax.models.backbone import Backbone, Head, Stage
 from osteojax.models.layers.convolution import Conv, Input, InputConv, LayerOptions, Linear
-from osteojax.models.layers.pool import global_avg_pool
 from osteojax.models.layers.transformer import Mlp, layer_norm
 from osteojax.models.published import BLOCK, Layout, torchvision
 from osteojax.models.registry import architecture
@@ -66,24 +65,16 @@ class ConvNeXtBlock(nnx.Module):
         return x + (y if self.drop is None else self.drop(y))
 
 
-class NormHead(nnx.Module):
+class NormHead(Head):
     """Global average pooling, layer norm, one linear layer, all in float32."""
 
     def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.norm = layer_norm(in_features, _EPS, options=LayerOptions(), rngs=rngs)
         self.fc = Linear(in_features, num_classes, rngs=rngs)
 
-    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
-        return self.fc(self.pre_logits(h))
-
     def pre_logits(self, h: jax.Array) -> jax.Array:
-        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
-        return self.norm(h if h.ndim == 2 else self.pool(h))
-
-    def pool(self, h: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
-        return global_avg_pool(h)
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, C) float32."""
+        return self.norm(super().pre_logits(h))
 
 
 def convnext(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from osteojax.models.backbone import Backbone, PoolHead
+from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers.convolution import Conv, ConvBN, Input, LayerOptions
 from osteojax.models.layers.pool import avg_pool2
 from osteojax.models.published import BLOCK, Layout, torchvision
@@ -61,27 +61,20 @@ class FinalNorm(nnx.Module):
         return jax.nn.relu(self.norm(x, mask))
 
 
-class DenseStage(nnx.Module):
+class DenseStage(Stage):
     """Transition (but in the first stage), dense layers, final norm (only in the last)."""
 
     def __init__(
         self, in_features: int, depth: int, *, first: bool, last: bool, options: LayerOptions, rngs: nnx.Rngs
     ) -> None:
-        self.transition = None if first else Transition(in_features, options=options, rngs=rngs)
+        transition = None if first else Transition(in_features, options=options, rngs=rngs)
         start = in_features if first else in_features // 2
-        self.blocks = nnx.List(
-            [DenseLayer(start + i * GROWTH, options=options, rngs=rngs) for i in range(depth)]
-        )
         self.features = start + depth * GROWTH
-        self.final = FinalNorm(self.features, options=options) if last else None
-
-    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C) -> (B, H', W', features)."""
-        if self.transition is not None:
-            h = self.transition(h, mask)
-        for block in self.blocks:
-            h = block(h, mask)
-        return h if self.final is None else self.final(h, mask)
+        super().__init__(
+            [DenseLayer(start + i * GROWTH, options=options, rngs=rngs) for i in range(depth)],
+            transition=transition,
+            final=FinalNorm(self.features, options=options) if last else None,
+        )
 
 
 def densenet(

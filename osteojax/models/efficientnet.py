@@ -10,7 +10,14 @@ import jax
 from flax import nnx
 
 from osteojax.models.backbone import Backbone
-from osteojax.models.inverted_residual import Gate, expanded, mobile_network, timm_part, torchvision_part
+from osteojax.models.inverted_residual import (
+    Gate,
+    expanded,
+    mobile_layout,
+    mobile_network,
+    timm_part,
+    torchvision_part,
+)
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import Input, LayerOptions
 from osteojax.models.published import BLOCK, Layout, Package, Preprocessing, WeightsSource, torchvision
@@ -59,17 +66,7 @@ LUKEMELAS = Layout(
     ),
 )
 
-TIMM = Layout(
-    "timm",
-    (
-        (r"stem/conv", "conv_stem"),
-        (r"stem/conv/norm", "bn1"),
-        (_LITE_LAST, "conv_head"),
-        (_LITE_LAST + "/norm", "bn2"),
-        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _timm_module),
-        (r"head/fc", "classifier"),
-    ),
-)
+TIMM = mobile_layout("timm", (_LITE_LAST, "conv_head", "bn2"), _timm_module, [(r"head/fc", "classifier")])
 
 
 # The TensorFlow original, which timm calls tf_efficientnet_lite0: SAME padding, its batch-norm constants.
@@ -113,16 +110,8 @@ def _b0_module(match: re.Match[str]) -> str:
     return torchvision_part(f"features.{group + 1}.{repeat}", roles, match)
 
 
-TORCHVISION = Layout(
-    "torchvision",
-    (
-        (r"stem/conv", "features.0.0"),
-        (r"stem/conv/norm", "features.0.1"),
-        (_LITE_LAST, "features.8.0"),
-        (_LITE_LAST + "/norm", "features.8.1"),
-        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _b0_module),
-        (r"head/fc", "classifier.1"),
-    ),
+TORCHVISION = mobile_layout(
+    "torchvision", (_LITE_LAST, "features.8.0", "features.8.1"), _b0_module, [(r"head/fc", "classifier.1")]
 )
 
 

@@ -6,6 +6,7 @@ MobileNetV2 and V3 and the EfficientNets differ in widths, kernel sizes and acti
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from flax import nnx
 
 from osteojax.models.backbone import Backbone, PoolHead, Stage
 from osteojax.models.layers.convolution import Conv, ConvBN, Input, InputConvBN, LayerOptions
+from osteojax.models.published import BLOCK, Layout, Rule
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -200,6 +202,37 @@ def timm_part(block: str, expands: bool, match: re.Match[str]) -> str:
     convs = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
     position = roles.index(role)
     return f"{block}.{f'bn{position + 1}' if match[0].endswith('/norm') else convs[position]}"
+
+
+_STEMS = {"torchvision": ("features.0.0", "features.0.1"), "timm": ("conv_stem", "bn1")}
+
+
+def mobile_layout(
+    name: str,
+    last: tuple[str, str, str],
+    block: Callable[[re.Match[str]], str],
+    head: Sequence[Rule],
+    **fields: Any,
+) -> Layout:
+    """The layout of a network of these blocks.
+
+    Args:
+        name: of the origin, "torchvision" or "timm".
+        last: our path of the last convolution, and the origin's names of it and of its norm.
+        block: the origin's name of a module of a block, of a match as `torchvision_part` and `timm_part` take it.
+        head: rules of the head.
+        **fields: of the layout, beside its rules.
+    """
+    (stem, stem_norm), (path, conv, norm) = _STEMS[name], last
+    rules: tuple[Rule, ...] = (
+        (r"stem/conv", stem),
+        (r"stem/conv/norm", stem_norm),
+        (path, conv),
+        (path + "/norm", norm),
+        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", block),
+        *head,
+    )
+    return Layout(name, rules, **fields)
 
 
 Group = tuple[int, int, int, int, int]

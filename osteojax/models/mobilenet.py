@@ -8,12 +8,13 @@ import re
 import jax
 from flax import nnx
 
-from osteojax.models.backbone import Backbone
+from osteojax.models.backbone import Backbone, Head
 from osteojax.models.inverted_residual import (
     Block,
     Gate,
     MobileStem,
     expanded,
+    mobile_layout,
     mobile_network,
     mobile_stages,
     timm_part,
@@ -21,8 +22,7 @@ from osteojax.models.inverted_residual import (
 )
 from osteojax.models.layers.activations import relu6
 from osteojax.models.layers.convolution import Input, LayerOptions, Linear
-from osteojax.models.layers.pool import global_avg_pool
-from osteojax.models.published import BLOCK, Layout, torchvision
+from osteojax.models.published import torchvision
 from osteojax.models.registry import architecture
 
 # Table 2 of the paper, by the resolution that its lines leave: 1/4, 1/8, 1/16, 1/32.
@@ -46,16 +46,8 @@ def _v2_module(match: re.Match[str]) -> str:
     return f"features.{place}.conv.{inner}"
 
 
-V2_TORCHVISION = Layout(
-    "torchvision",
-    (
-        (r"stem/conv", "features.0.0"),
-        (r"stem/conv/norm", "features.0.1"),
-        (_V2_LAST, "features.18.0"),
-        (_V2_LAST + "/norm", "features.18.1"),
-        (BLOCK + r"(expand|depthwise|project)(?:/norm)?", _v2_module),
-        (r"head/fc", "classifier.1"),
-    ),
+V2_TORCHVISION = mobile_layout(
+    "torchvision", (_V2_LAST, "features.18.0", "features.18.1"), _v2_module, [(r"head/fc", "classifier.1")]
 )
 
 # timm's groups are the lines of the table: (group, repeat) of each block, in order.
@@ -71,17 +63,7 @@ def _v2_timm_module(match: re.Match[str]) -> str:
     return timm_part(f"blocks.{group}.{repeat}", group > 0, match)
 
 
-V2_TIMM = Layout(
-    "timm",
-    (
-        (r"stem/conv", "conv_stem"),
-        (r"stem/conv/norm", "bn1"),
-        (_V2_LAST, "conv_head"),
-        (_V2_LAST + "/norm", "bn2"),
-        (BLOCK + r"(expand|depthwise|project)(?:/norm)?", _v2_timm_module),
-        (r"head/fc", "classifier"),
-    ),
-)
+V2_TIMM = mobile_layout("timm", (_V2_LAST, "conv_head", "bn2"), _v2_timm_module, [(r"head/fc", "classifier")])
 
 
 @architecture(
@@ -131,24 +113,16 @@ _V3_LAST = r"stage4/blocks/3/conv"
 _V3_FEATURES, _V3_HIDDEN = 960, 1280
 
 
-class HiddenHead(nnx.Module):
+class HiddenHead(Head):
     """Global average pooling, a hidden layer with hard swish, one linear layer to the classes in float32."""
 
     def __init__(self, in_features: int, num_classes: int, *, options: LayerOptions, rngs: nnx.Rngs) -> None:
         self.fc1 = Linear(in_features, _V3_HIDDEN, dtype=options.dtype, rngs=rngs)
         self.fc = Linear(_V3_HIDDEN, num_classes, rngs=rngs)
 
-    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C), or (B, C) of `pool`, -> logits (B, num_classes) float32."""
-        return self.fc(self.pre_logits(h))
-
     def pre_logits(self, h: jax.Array) -> jax.Array:
-        """(B, H, W, C), or (B, C) of `pool`, -> (B, 1280) in the compute dtype: what the last layer takes."""
-        return _SWISH(self.fc1(h if h.ndim == 2 else self.pool(h)))
-
-    def pool(self, h: jax.Array) -> jax.Array:
-        """(B, H, W, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
-        return global_avg_pool(h)
+        """(B, H, W, C), or (B, C) of `pool`, -> (B, 1280) in the compute dtype."""
+        return _SWISH(self.fc1(super().pre_logits(h)))
 
 
 def _v3_module(match: re.Match[str]) -> str:
@@ -165,17 +139,11 @@ def _v3_module(match: re.Match[str]) -> str:
     return torchvision_part(f"features.{place}", roles, match)
 
 
-V3_TORCHVISION = Layout(
+V3_TORCHVISION = mobile_layout(
     "torchvision",
-    (
-        (r"stem/conv", "features.0.0"),
-        (r"stem/conv/norm", "features.0.1"),
-        (_V3_LAST, "features.16.0"),
-        (_V3_LAST + "/norm", "features.16.1"),
-        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _v3_module),
-        (r"head/fc1", "classifier.0"),
-        (r"head/fc", "classifier.3"),
-    ),
+    (_V3_LAST, "features.16.0", "features.16.1"),
+    _v3_module,
+    [(r"head/fc1", "classifier.0"), (r"head/fc", "classifier.3")],
 )
 
 # Blocks in timm's groups, which are the lines of the table that share a width.
@@ -188,17 +156,11 @@ def _v3_timm_module(match: re.Match[str]) -> str:
     return timm_part(f"blocks.{group}.{repeat}", group > 0, match)
 
 
-V3_TIMM = Layout(
+V3_TIMM = mobile_layout(
     "timm",
-    (
-        (r"stem/conv", "conv_stem"),
-        (r"stem/conv/norm", "bn1"),
-        (_V3_LAST, "blocks.6.0.conv"),
-        (_V3_LAST + "/norm", "blocks.6.0.bn1"),
-        (BLOCK + r"(expand|depthwise|project|excite/squeeze|excite/excite)(?:/norm)?", _v3_timm_module),
-        (r"head/fc1", "conv_head"),
-        (r"head/fc", "classifier"),
-    ),
+    (_V3_LAST, "blocks.6.0.conv", "blocks.6.0.bn1"),
+    _v3_timm_module,
+    [(r"head/fc1", "conv_head"), (r"head/fc", "classifier")],
     # timm's hidden layer is a convolution of the pooled features.
     kernels={
         "head/fc1/kernel": (

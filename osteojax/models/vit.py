@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from osteojax.models.backbone import Backbone, Stage
+from osteojax.models.backbone import Backbone, Head, Stage
 from osteojax.models.layers.convolution import Input, InputConv, LayerOptions, Linear, Padding
 from osteojax.models.layers.transformer import EncoderBlock, layer_norm
 from osteojax.models.published import BLOCK, Joined, Layout, Preprocessing
@@ -73,22 +73,14 @@ class FinalNorm(nnx.Module):
         return self.norm(x)
 
 
-class TokenHead(nnx.Module):
-    """The class token and one linear layer, both in float32."""
+class TokenHead(Head):
+    """The class token and one linear layer, nothing else."""
 
     def __init__(self, in_features: int, num_classes: int, *, rngs: nnx.Rngs) -> None:
         self.fc = Linear(in_features, num_classes, rngs=rngs)
 
-    def __call__(self, h: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """(B, N, C), or (B, C) of the class tokens alone, -> logits (B, num_classes) float32."""
-        return self.fc(self.pre_logits(h))
-
-    def pre_logits(self, h: jax.Array) -> jax.Array:
-        """(B, N, C), or (B, C) of `pool`, -> (B, C) float32: what the last layer takes."""
-        return h if h.ndim == 2 else self.pool(h)
-
     def pool(self, h: jax.Array) -> jax.Array:
-        """(B, N, C) -> (B, C) float32: the part of the head that nothing can be learned of."""
+        """(B, N, C) -> (B, C) float32, of the class token."""
         return h[:, 0].astype(jnp.float32)
 
 

@@ -88,8 +88,8 @@ PROBE: tuple[Mutant, ...] = (
     Mutant(
         "probe: what the last layer takes is pooled alone",
         "osteojax/models/mobilenet.py",
-        "return _SWISH(self.fc1(h if h.ndim == 2 else self.pool(h)))",
-        "return h if h.ndim == 2 else self.pool(h)",
+        "return _SWISH(self.fc1(super().pre_logits(h)))",
+        "return super().pre_logits(h)",
         (f"{_TESTS}::test_every_classifier_tells_what_its_last_layer_takes[mobilenet_v3_large]",),
     ),
     Mutant(
