@@ -22,6 +22,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--image_size", type=int, default=224, help="of the dataset, where data.dir is not set"
     )
     parser.add_argument("--classes", type=int, default=3, help="likewise")
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="likewise; 2 with the map of region.how=channel",
+    )
     parser.add_argument("--images", type=int, help="of the training split, likewise: gives hours")
     parser.add_argument("--price", type=float, help="of one chip for an hour: gives cost")
     parser.add_argument(
@@ -46,7 +53,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         if given is not None and given <= 0:
             raise UserError(f"--{name}={given} must be more than nothing")
     config = configs.load(arguments.config, overrides)
-    shapes = Shapes(arguments.image_size, arguments.classes)
+    shapes = Shapes(arguments.image_size, arguments.classes, arguments.channels)
     images = arguments.images
     if config.data.dir:
         dataset = PreparedDataset.open(config.data.dir).for_fold(*folds.Tested.of(config))

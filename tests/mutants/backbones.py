@@ -15,6 +15,26 @@ BACKBONES: tuple[Mutant, ...] = (
         (f"{_PARITY}::test_positions_are_interpolated_as_timm_interpolates_them",),
     ),
     Mutant(
+        "positions of another grid are taken as they are",
+        "osteojax/models/vit.py",
+        "if (rows, columns) != (_GRID, _GRID):",
+        "if False:",
+        (
+            "tests/osteojax/models/test_models.py::"
+            "test_every_classifier_takes_both_sizes_and_stems_of_one_and_three_channels[vit_small_patch16-448-3]",
+        ),
+    ),
+    Mutant(
+        "no stem takes colours",
+        "osteojax/models/layers/convolution.py",
+        "if image.channels == 3 or with_map:",
+        "if with_map:",
+        (
+            "tests/osteojax/models/test_models.py::"
+            "test_every_classifier_takes_both_sizes_and_stems_of_one_and_three_channels[resnet18-448-3]",
+        ),
+    ),
+    Mutant(
         "incomplete patches dropped",
         "osteojax/models/vit.py",
         "return (0, -height % self.stride), (0, -width % self.stride)",

@@ -168,6 +168,23 @@ def test_values_without_sense_are_refused_at_the_door(flag, capsys):
     assert "must be more than nothing" in capsys.readouterr().err
 
 
+def test_without_a_dataset_a_map_beside_the_image_is_a_second_channel(tmp_path, quick, capsys):
+    import small
+
+    quick.data.dir, quick.data.batch_size, quick.mesh.data = "", 16, -1
+    file = small.write_config(tmp_path / "train.py", quick)
+    command = [
+        "compile-check",
+        f"--config={file}",
+        "--topology=h100:8",
+        "--json",
+        f"--image_size={small.SIZE}",
+    ]
+    assert run([*command, "--channels=2"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["shapes"] == {"image_size": small.SIZE, "classes": 3, "channels": 2}
+
+
 def test_shapes_and_images_are_those_of_the_dataset(prepared, tmp_path, quick, capsys):
     import small
 
